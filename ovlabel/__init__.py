@@ -1,0 +1,61 @@
+"""ovlabel: open-vocabulary semantic segmentation of whole folders, without training.
+
+The public names below are loaded on first use, so that importing ovlabel costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ovlabel.builder import build
+    from ovlabel.config import Config, load_config
+    from ovlabel.errors import OvlabelError
+    from ovlabel.job import annotate
+    from ovlabel.segmenter import Segmenter
+    from ovlabel.store import Store, open_store
+    from ovlabel.types import ChunkReport, Prediction, TextBank
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ChunkReport",
+    "Config",
+    "OvlabelError",
+    "Prediction",
+    "Segmenter",
+    "Store",
+    "TextBank",
+    "annotate",
+    "build",
+    "load_config",
+    "open_store",
+]
+
+_HOMES = {
+    "ChunkReport": "types",
+    "Config": "config",
+    "OvlabelError": "errors",
+    "Prediction": "types",
+    "Segmenter": "segmenter",
+    "Store": "store",
+    "TextBank": "types",
+    "annotate": "job",
+    "build": "builder",
+    "load_config": "config",
+    "open_store": "store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ovlabel' has no attribute '{name}'")
+    from importlib import import_module
+
+    value = getattr(import_module(f"ovlabel.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

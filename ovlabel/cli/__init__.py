@@ -1,0 +1,80 @@
+"""The command line: one file a command group. Results go to stdout, progress and errors to stderr."""
+
+from __future__ import annotations
+
+import io
+import logging
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from ovlabel.cli import annotate, inspect, lists
+from ovlabel.errors import BusyError, OvlabelError, StoreError, WeightsError
+
+# What a script can rely on; README, "Exit codes".
+OK, ERROR, USAGE, SOME_FAILED, STORE, BUSY, WEIGHTS, INTERRUPTED = 0, 1, 2, 3, 4, 5, 7, 130
+
+app = typer.Typer(
+    help="Annotate folders of images with open-vocabulary semantic segmentation, without training.",
+    epilog="Start with: ovlabel annotate ./images --vocab coco-stuff",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+annotate.register(app)
+inspect.register(app)
+lists.register(app)
+
+
+class _Interrupted(BaseException):
+    """Ctrl-C; not KeyboardInterrupt, which typer would turn into its own exit code."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Every refusal is one line on stderr."""
+    warnings.filterwarnings("ignore", module="(torch|timm|open_clip|huggingface_hub)")
+    _speak_plainly()
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, _interrupt) if main_thread else None
+    try:
+        app(args=arguments, prog_name="ovlabel")
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else OK
+    except (_Interrupted, KeyboardInterrupt):
+        print("ovlabel: stopped; what was finished is committed, run the same command to go on", file=sys.stderr)
+        return INTERRUPTED
+    except OvlabelError as error:
+        print(f"ovlabel: {error}", file=sys.stderr)
+        return _code(error)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+    return OK
+
+
+def _speak_plainly() -> None:
+    """The library's messages as plain lines on stderr; what a stream can't encode as escapes, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("ovlabel: %(message)s"))
+    log = logging.getLogger("ovlabel")
+    log.setLevel(logging.INFO)
+    log.handlers[:] = [handler]
+
+
+def _interrupt(*_: Any) -> None:
+    raise _Interrupted
+
+
+def _code(error: OvlabelError) -> int:
+    kinds = {BusyError: BUSY, StoreError: STORE, WeightsError: WEIGHTS}
+    return next((code for kind, code in kinds.items() if isinstance(error, kind)), USAGE)

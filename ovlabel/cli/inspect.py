@@ -1,0 +1,91 @@
+"""`ovlabel status` and `ovlabel show`: what is in a store."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ovlabel.errors import ConfigError, ImageError, unknown
+from ovlabel.images import decode, list_images, printable, read_file
+from ovlabel.store import Store, open_store
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(status)
+    app.command()(show)
+
+
+def status(store: Annotated[Path, typer.Argument(help="Store made by 'ovlabel annotate'.")]) -> None:
+    """What a store holds: its run, how much is done, what is pending, what failed and why."""
+    opened = open_store(store)
+    run = opened.run
+    print(f"store      {printable(str(store))}")
+    if opened.folder.is_dir():
+        items = list_images(opened.folder)
+        print(f"folder     {printable(str(opened.folder))} ({len(items)} images, {len(opened.pending(items))} pending)")
+    else:
+        print(f"folder     {printable(str(opened.folder))} (not there)")
+    print(f"done       {len(opened)}")
+    print(f"failed     {len(opened.failed)}")
+    print(f"classes    {len(opened.classes)}: {', '.join(opened.classes[:6])}{', …' * (len(opened.classes) > 6)}")
+    print(f"stages     {', '.join(stage['use'] for stage in run['stages']) or 'none'}")
+    tiling = run["tiling"]
+    window = f"windows of {tiling['window']} every {tiling['stride']}" if tiling["window"] else "whole images"
+    print(f"tiling     short side {tiling['short_side']}, {window}")
+    print(f"weights    {run['encoder']['weights']}")
+    print(f"kept       labels, confidence, probabilities: {run['store']['probabilities']}")
+    print(f"made       {opened.attrs['created']} by ovlabel {opened.attrs['versions']['ovlabel']}")
+    for reason, count in Counter(r.error for r in opened.failed.values()).most_common(5):
+        print(f"  {count} failed: {reason}")
+    for key, record in opened.failed.items():
+        print(f"failed: {printable(key)}: {record.stage}: {record.error}")
+
+
+def show(
+    store: Annotated[Path, typer.Argument(help="Store made by 'ovlabel annotate'.")],
+    image: Annotated[str, typer.Argument(help="Its key, or the end of its path if only one ends so.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Picture to write.")] = Path("overlay.png"),
+) -> None:
+    """Draw one photograph with its labels in colour and a legend of classes by share of the pixels."""
+    from ovlabel.overlay import overlay
+
+    opened = open_store(store)
+    stored = opened[find_key(opened, image)]
+    try:
+        picture = decode(read_file(stored.path)[0])
+    except ImageError as error:
+        raise ConfigError(f"{printable(str(stored.path))}: {error}") from None
+    labels = stored.labels
+    if picture.shape[:2] != labels.shape:
+        raise ConfigError(f"{stored.path} is {picture.shape[:2]} now, but was {labels.shape} when it was annotated")
+    try:
+        overlay(picture, labels, opened.classes, opened.colours).save(out)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot write {out}: {error}") from None
+    print(out)
+
+
+def find_key(store: Store, name: str) -> str:
+    """The key that is `name`, or the only one whose path ends in it. Raises ConfigError."""
+    if name in store:
+        return name
+    if name in store.failed:
+        raise ConfigError(f"'{printable(name)}' was not annotated: {store.failed[name].error}")
+    wanted = Path(name)
+    found = [
+        key
+        for key in store
+        if printable(key) == name
+        or Path(key).parts[-len(wanted.parts) :] == wanted.parts
+        or (len(wanted.parts) == 1 and Path(key).stem == name)
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        shown = ", ".join(printable(key) for key in found[:4])
+        raise ConfigError(f"'{name}' fits {len(found)} images: {shown}; write more of the path")
+    raise ConfigError(unknown("image", name, (printable(key) for key in store)))

@@ -1,0 +1,102 @@
+"""`ovlabel stages`, `ovlabel presets`, `ovlabel vocab …`: what there is to choose from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from typing import Annotated
+
+import typer
+
+from ovlabel import config as configs
+from ovlabel import vocabulary as vocabularies
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(stages)
+    app.command()(presets)
+    vocab = typer.Typer(help="Vocabularies: list, show, check.", no_args_is_help=True, rich_markup_mode=None)
+    vocab.command("list")(vocab_list)
+    vocab.command("show")(vocab_show)
+    vocab.command("check")(vocab_check)
+    app.add_typer(vocab, name="vocab")
+
+
+def stages() -> None:
+    """The stages: the levels at which each acts, what it does, its keys with their defaults."""
+    from ovlabel.builder import stage_class
+    from ovlabel.types import LEVELS
+
+    for name in configs.stage_names():
+        cls = stage_class(name)
+        levels = [level for level in LEVELS if callable(getattr(cls, level, None))]
+        module = (__import__(cls.__module__, fromlist=["_"]).__doc__ or "").strip().splitlines()[0]
+        print(f"{name:<12} {', '.join(levels):<12} {module}")
+        for field in dataclasses.fields(cls):
+            print(f"{'':<25} {name}.{field.name} = {field.default!r}")
+
+
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Show one in full, as it resolves.")] = None,
+    vocab: Annotated[str | None, typer.Option(help="Resolve it for this vocabulary.")] = None,
+) -> None:
+    """The presets, or one preset's keys as they resolve for a vocabulary."""
+    if name is None:
+        for preset in configs.preset_names():
+            table = configs.read_preset(preset)
+            stack = ", ".join(stage["use"] for stage in table.get("stages", [])) or "none"
+            print(f"{preset:<12} {table['title']} (stages: {stack})")
+        return
+    config = configs.load_config(name, {"text.vocabulary": vocab} if vocab else {})
+    values = config.to_dict()
+    stack = values.pop("stages")
+    for key, value in configs.flat(values).items():
+        print(f"{key} = {json.dumps(value)}")
+    for stage in stack:
+        print(f"[[stages]] {json.dumps(stage)}")
+
+
+def vocab_list() -> None:
+    """The built-in vocabularies and template sets."""
+    for name in vocabularies.vocabulary_names():
+        vocabulary = vocabularies.load_vocabulary(name)
+        print(f"{name:<12} {len(vocabulary.classes):>4} classes  {vocabulary.title}")
+    print()
+    for name in vocabularies.template_names():
+        templates = vocabularies.load_templates(name)
+        print(f"{name:<12} {_count(templates):>4} templates  {templates.title}")
+
+
+def vocab_show(
+    name: Annotated[str, typer.Argument(help="Name or file.")],
+    templates: Annotated[str | None, typer.Option(help="Also print every prompt of these templates.")] = None,
+) -> None:
+    """The classes of a vocabulary: index, name, kind, what is asked."""
+    vocabulary = vocabularies.load_vocabulary(name)
+    prompts: dict[int, list[str]] = {}
+    if templates:
+        for query in vocabularies.make_queries(vocabulary, vocabularies.load_templates(templates)):
+            prompts.setdefault(query.class_index, []).extend(query.prompts)
+    for index, entry in enumerate(vocabulary.classes):
+        asked = "" if entry.asked == (entry.name,) else f"  asked as: {', '.join(entry.asked)}"
+        print(f"{index:>4}  {entry.name:<20} {entry.kind:<9}{asked}")
+        for prompt in prompts.get(index, []):
+            print(f"{'':>6}{prompt}")
+
+
+def vocab_check(name: Annotated[str, typer.Argument(help="Name or file.")]) -> None:
+    """Read a vocabulary and say what a person should look at. Exit code 2 if it can't be read."""
+    vocabulary = vocabularies.load_vocabulary(name)
+    kinds = Counter(entry.kind for entry in vocabulary.classes)
+    queries = sum(len(entry.asked) for entry in vocabulary.classes)
+    background = "a" if vocabulary.background is not None else "no"
+    shown = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    print(f"{name}: {len(vocabulary.classes)} classes ({shown}), {queries} queries, {background} background")
+    for finding in vocabularies.check(vocabulary):
+        print(f"look at: {finding}")
+
+
+def _count(templates: vocabularies.Templates) -> int:
+    return max(len(sentences) for sentences in templates.by_kind.values())

@@ -1,0 +1,359 @@
+"""open_clip's ViT, opened before its last attention. No other room imports open_clip.
+
+The model is neither copied nor patched: `trace` calls its own modules up to the last block, `readout` finishes that
+block around whatever attention it is handed. The run's dtype policy lives here: the encoder runs in
+`encoder.precision`, softmax and everything after the projection in float32 (or float64).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.model import CLIP, CustomTextCLIP, convert_to_custom_text_state_dict
+from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer, text_global_pool
+from torch import Tensor
+
+from ovlabel import weights as weight_files
+from ovlabel.cache import file_sha256
+from ovlabel.config import EncoderConfig
+from ovlabel.errors import ConfigError, WeightsError, unknown
+from ovlabel.ops import scaled_scores
+
+_DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp64": torch.float64,
+}
+_RANDOM = "random:"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run must remember of its encoder: architecture, constants, weights.
+
+    Attributes:
+        model: the open_clip model config. mean, std: preprocessing constants on values in 0 … 1.
+        weights: sha256 of the file in hex, or "random:SEED".
+    """
+
+    model: dict[str, Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    weights: str
+
+
+class Trace:
+    """See `ovlabel.types.Trace`: the layers of one batch of windows, kept as the tokens entering each block."""
+
+    def __init__(self, clip: Clip, inputs: list[Tensor], grid: tuple[int, int]) -> None:
+        self.grid, self.layers = grid, len(inputs)
+        self._clip, self._inputs = clip, inputs
+        self._qkv: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def tokens(self, layer: int) -> Tensor:
+        """b n width entering block `layer` (1 … layers)."""
+        return self._inputs[layer - 1]
+
+    def qkv(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys, values of block `layer`, each b heads n d; computed once."""
+        if layer not in self._qkv:
+            self._qkv[layer] = self._clip.qkv(layer, self.tokens(layer))
+        return self._qkv[layer]
+
+    def attention(self, layer: int) -> Tensor:
+        """b heads n n: softmax(q kᵀ / √d) of block `layer`, float32 or finer."""
+        queries, keys, _ = self.qkv(layer)
+        return scaled_scores(queries, keys).softmax(-1)
+
+    def edited(self, tokens: Tensor) -> Trace:
+        """The same trace with other tokens entering the last block."""
+        return Trace(self._clip, [*self._inputs[:-1], tokens], self.grid)
+
+
+class Clip:
+    """A frozen CLIP with a plain ViT: `trace`, then `readout` and `project`; `encode_text` beside them."""
+
+    def __init__(
+        self, model: CLIP | CustomTextCLIP, identity: Identity, config: EncoderConfig, device: torch.device
+    ) -> None:
+        self.identity, self._last_block, self._positions = identity, config.last_block, config.positions
+        self.device = device
+        self.dtype = _DTYPES[config.precision]
+        self._model = model.eval().requires_grad_(False).to(self.device)
+        if self.dtype == torch.float64:
+            self._model = self._model.double()
+        self._visual: VisionTransformer = self._model.visual
+        self._table: Tensor = self._visual.positional_embedding.detach().float()
+        self._visual.to(self.dtype)
+        self.patch = int(self._visual.patch_size[0])
+        self.layers = len(self._visual.transformer.resblocks)
+        wide = torch.float64 if self.dtype == torch.float64 else torch.float32
+        self._mean = torch.tensor(identity.mean, dtype=wide, device=self.device)[:, None, None] * 255
+        self._std = torch.tensor(identity.std, dtype=wide, device=self.device)[:, None, None] * 255
+
+    def pixels(self, image: Tensor) -> Tensor:
+        """uint8 or float 3 H W (0 … 255) → normalised 3 H W, float32 or finer."""
+        return (image.to(self.device, self._mean.dtype) - self._mean) / self._std
+
+    def trace(self, windows: Tensor) -> Trace:
+        """b 3 H W normalised windows → every block's input. A remainder under one patch is not looked at."""
+        visual = self._visual
+        patches = visual.conv1(windows.to(self.dtype))
+        grid = (int(patches.shape[-2]), int(patches.shape[-1]))
+        tokens = patches.flatten(2).transpose(1, 2)
+        cls = visual.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
+        tokens = torch.cat((cls, tokens), dim=1) + self.positions(grid).to(tokens.dtype)
+        tokens = visual.ln_pre(tokens)
+        inputs = [tokens]
+        for block in visual.transformer.resblocks[:-1]:
+            inputs.append(block(inputs[-1]))
+        return Trace(self, inputs, grid)
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """The positional table for a patch grid: n width, float32.
+
+        "clip": bicubic with scale factors (h + 0.1) / side, the rule of the published methods. "open_clip": bicubic,
+        antialiased, as open_clip resizes on loading. The native grid takes the table as it is; a grid of another
+        shape with as many cells (7 × 28 for 14 × 14) is resampled, where the references use the table in wrong order.
+        """
+        rows, columns = self._visual.grid_size
+        if grid == (rows, columns):
+            return self._table
+        square = self._table[1:].reshape(1, rows, columns, -1).permute(0, 3, 1, 2)
+        resized: Tensor
+        if self._positions == "open_clip":
+            resized = F.interpolate(square, size=grid, mode="bicubic", antialias=True, align_corners=False)
+        else:
+            factors = ((grid[0] + 0.1) / rows, (grid[1] + 0.1) / columns)
+            resized = F.interpolate(square, scale_factor=factors, mode="bicubic", recompute_scale_factor=False)
+        return torch.cat((self._table[:1], resized.permute(0, 2, 3, 1).flatten(1, 2)[0]))
+
+    def qkv(self, layer: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Block `layer`'s queries, keys and values of tokens entering it, each b heads n d."""
+        block = self._block(layer)
+        joined = F.linear(block.ln_1(tokens), block.attn.in_proj_weight, block.attn.in_proj_bias)
+        batch, count, width = joined.shape
+        heads = block.attn.num_heads
+        split = joined.reshape(batch, count, 3, heads, width // 3 // heads).permute(2, 0, 3, 1, 4)
+        return split[0], split[1], split[2]
+
+    def readout(self, trace: Trace, attention: Tensor) -> Tensor:
+        """The last block's output under another attention: b heads n n → b n width, before `ln_post`.
+
+        `encoder.last_block`: "full" keeps residual and feed-forward, "residual" drops the feed-forward, "attention"
+        keeps the attention branch alone.
+        """
+        block = self._block(self.layers)
+        tokens = trace.tokens(self.layers)
+        values = trace.qkv(self.layers)[2]
+        mixed = (attention.to(values.dtype) @ values).transpose(1, 2).flatten(2)
+        out: Tensor = block.ls_1(block.attn.out_proj(mixed))
+        if self._last_block == "attention":
+            return out
+        out = tokens + out
+        if self._last_block == "full":
+            out = out + block.ls_2(block.mlp(block.ln_2(out)))
+        return out
+
+    def project(self, block: Tensor) -> Tensor:
+        """b n width → b n e in the joint space, not normalised, float32 or finer."""
+        joint: Tensor = self._visual.ln_post(block) @ self._visual.proj
+        return joint if joint.dtype == torch.float64 else joint.float()
+
+    def tokenise(self, texts: list[str]) -> Tensor:
+        """int64 len(texts) × context, CLIP's BPE. Raises ConfigError where the model was trained with another."""
+        text = self.identity.model.get("text_cfg", {})
+        tokeniser = SimpleTokenizer(
+            context_length=text.get("context_length", 77), **(text.get("tokenizer_kwargs") or {})
+        )
+        if text.get("hf_tokenizer_name") or text.get("vocab_size", tokeniser.vocab_size) != tokeniser.vocab_size:
+            raise ConfigError("the model's text tower does not read CLIP's BPE tokens; hand a TextBank to build()")
+        tokens: Tensor = tokeniser(texts)
+        return tokens
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """int64 b × context → b e, not normalised, float32 or finer.
+
+        The tower is causal and read at the end-of-text token, so what stands behind the longest text can't matter:
+        it is cut off, which is exact and several times faster.
+        """
+        model, tokens = self._model, tokens.to(self.device)
+        if not isinstance(model, CLIP) or model.attn_mask is None or model.text_pool_type != "argmax":
+            encoded: Tensor = model.encode_text(tokens)
+            return encoded
+        count = int(tokens.argmax(-1).max()) + 1
+        x = model.token_embedding(tokens[:, :count]) + model.positional_embedding[:count]
+        x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:count, :count]))
+        pooled = text_global_pool(x, tokens, "argmax")
+        projection = model.text_projection
+        return projection(pooled) if isinstance(projection, torch.nn.Linear) else pooled @ projection  # type: ignore[no-any-return]
+
+    def _block(self, layer: int) -> Any:
+        return self._visual.transformer.resblocks[layer - 1]
+
+
+def load_clip(config: EncoderConfig, *, offline: bool = False) -> Clip:
+    """The encoder of a run.
+
+    Raises:
+        ConfigError: an unknown architecture, or a tower that is not a plain ViT.
+        WeightsError: weights that can't be had, do not fit by name and shape, or want another activation.
+    """
+    device = pick_device(config.device)
+    table, preprocess = _model_config(config.model)
+    quick_gelu = bool(table.get("quick_gelu", False))
+    seed = _seed(config.weights)
+    if seed is not None:
+        before = torch.get_rng_state()
+        torch.default_generator.manual_seed(seed)
+        model = _construct(table)
+        torch.set_rng_state(before)
+        sha256 = f"{_RANDOM}{seed}"
+    else:
+        model = _construct(table)
+        tag_config = get_pretrained_cfg(config.model, config.weights) or None
+        tags = list_pretrained_tags_by_model(config.model)
+        source = weight_files.find(config.weights, config.model, tags, tag_config, offline)
+        tensors, openai = weight_files.read(source.path)
+        wanted = True if openai else source.quick_gelu
+        if wanted is not None and wanted != quick_gelu:
+            raise WeightsError(
+                f"the weights were trained with {'QuickGELU' if wanted else 'GELU'}, but {config.model} has "
+                f"{'QuickGELU' if quick_gelu else 'GELU'}: pass a --model whose config has quick_gelu = "
+                f"{str(wanted).lower()} ({_sibling(config.model, wanted)})"
+            )
+        _fill(model, tensors, source.path)
+        preprocess = {**source.preprocess, **preprocess}
+        sha256 = file_sha256(source.path)
+    mean = _constants(preprocess, "mean", open_clip.OPENAI_DATASET_MEAN)
+    std = _constants(preprocess, "std", open_clip.OPENAI_DATASET_STD)
+    return Clip(
+        model,
+        Identity(table, mean, std, sha256),
+        config,
+        device,
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" takes CUDA, then Apple's GPU, then the CPU. Raises ConfigError where there is no such device."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"encoder.device = {name}: {reason}") from None
+    return device
+
+
+def _seed(weights: str) -> int | None:
+    if not weights.startswith(_RANDOM):
+        return None
+    digits = weights.removeprefix(_RANDOM)
+    if not (digits.isascii() and digits.isdigit() and int(digits) < 2**63):
+        raise ConfigError(f"encoder.weights = {weights}: write random:SEED with a whole number, as random:0")
+    return int(digits)
+
+
+def _model_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An architecture's open_clip config and preprocessing constants, by name or from a JSON file."""
+    preprocess: dict[str, Any] = {}
+    if name.endswith(".json"):
+        try:
+            table = json.loads(Path(name).expanduser().read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot read model config {name}: {error}") from None
+        if isinstance(table, dict) and "model_cfg" in table:
+            preprocess, table = dict(table.get("preprocess_cfg") or {}), table["model_cfg"]
+    else:
+        if name not in open_clip.list_models():
+            raise ConfigError(unknown("model", name, open_clip.list_models()))
+        table = open_clip.get_model_config(name)
+    if not isinstance(table, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= table.keys():
+        raise ConfigError(f"{name} is no open_clip model config: it needs embed_dim, vision_cfg and text_cfg")
+    vision, text = table["vision_cfg"], table["text_cfg"]
+    if not isinstance(vision, dict) or not isinstance(text, dict):
+        raise ConfigError(f"{name} is no open_clip model config: vision_cfg and text_cfg must be tables")
+    if vision.get("timm_model_name") or isinstance(vision.get("layers"), list | tuple):
+        raise ConfigError(f"{name} is not a plain ViT (its image tower is timm's or a ResNet); pick a ViT-…")
+    if text.get("hf_model_name") or "multimodal_cfg" in table:
+        raise ConfigError(f"{name} has a text tower of another library; pick a ViT-… with CLIP's own")
+    return table, preprocess
+
+
+def _construct(table: dict[str, Any]) -> CLIP | CustomTextCLIP:
+    arguments = dict(table)
+    kind = CustomTextCLIP if arguments.pop("custom_text", False) else CLIP
+    try:
+        model = kind(**arguments)
+    except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
+        raise ConfigError(f"open_clip does not take this model config: {error or type(error).__name__}") from None
+    _plain_vit(model)
+    return model
+
+
+def _constants(preprocess: dict[str, Any], name: str, default: tuple[float, ...]) -> tuple[float, ...]:
+    values = preprocess.get(name) or default
+    if not isinstance(values, list | tuple) or len(values) != 3 or not all(type(v) in (int, float) for v in values):
+        raise ConfigError(f"the model's {name} must be three numbers, not {values!r}")
+    return tuple(values)
+
+
+def _plain_vit(model: CLIP | CustomTextCLIP) -> None:
+    visual = model.visual
+    if not isinstance(visual, VisionTransformer):
+        raise ConfigError(f"the image tower is a {type(visual).__name__}, not a plain ViT")
+    reasons = {
+        "an attentional pooler": visual.attn_pool is not None,
+        f"pool_type = {visual.pool_type}": visual.pool_type != "tok",
+        "a norm after pooling": visual.final_ln_after_pool,
+        "patches that are not square": visual.patch_size[0] != visual.patch_size[1],
+        "custom attention blocks": any(type(b) is not ResidualAttentionBlock for b in visual.transformer.resblocks),
+    }
+    for reason, present in reasons.items():
+        if present:
+            raise ConfigError(f"the image tower is not a plain ViT: it has {reason}")
+
+
+def _fill(model: CLIP | CustomTextCLIP, tensors: dict[str, Tensor], path: Path) -> None:
+    """Copy the tensors in; every name and every shape must match."""
+    if isinstance(model, CustomTextCLIP) and "positional_embedding" in tensors:
+        tensors = convert_to_custom_text_state_dict(tensors)
+    own = model.state_dict()
+    if "logit_scale" in tensors and own["logit_scale"].numel() == tensors["logit_scale"].numel():
+        tensors["logit_scale"] = tensors["logit_scale"].reshape(own["logit_scale"].shape)
+    missing = sorted(own.keys() - tensors.keys())
+    extra = sorted(tensors.keys() - own.keys())
+    shapes = [
+        f"{name} is {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    wrong = {"missing": missing, "not in the model": extra, "of another shape": shapes}
+    parts = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for what, names in wrong.items()
+        if names
+    ]
+    if parts:
+        raise WeightsError(f"{path} does not fit the model: {'; '.join(parts)}. Is --model the right one?")
+    model.load_state_dict(tensors)
+
+
+def _sibling(model: str, quick_gelu: bool) -> str:
+    names = open_clip.list_models()
+    guess = f"{model}-quickgelu" if quick_gelu else model.removesuffix("-quickgelu")
+    return guess if guess in names else "or a JSON config that says so"

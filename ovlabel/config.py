@@ -1,0 +1,330 @@
+"""The run's settings: one list of keys, for TOML files, `--set` and the Python API alike.
+
+A `Config` comes from four layers, the later winning: the defaults below, a preset file, the preset's
+`[protocol.<vocabulary>]` table, the caller's overrides. Standard library only: a rerun that has nothing to do
+never imports torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from ovlabel.errors import ConfigError, unknown
+
+PRESETS = Path(__file__).parent / "presets"
+STAGES = Path(__file__).parent / "stages"
+
+
+class Raw(str):
+    """A value as typed behind `--set key=`; the key's own type decides how it is read."""
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The frozen CLIP image tower."""
+
+    model: str = "ViT-B-16-quickgelu"  # open_clip architecture, or path to its JSON model config
+    weights: str = "openai"  # pretrained tag, hf-hub:owner/name, file, or random:SEED
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
+    device: str = "auto"  # auto | cpu | cuda | cuda:N | mps
+    last_block: Literal["full", "residual", "attention"] = "full"
+    positions: Literal["clip", "open_clip"] = "clip"
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """What is asked of the model."""
+
+    vocabulary: str = "coco-stuff"  # built-in name, file, or "classes:cat, dog, grass"
+    templates: str = "imagenet80"  # built-in name or file
+    logit_scale: float = 40.0
+    merge: Literal["max", "mean", "logsumexp"] = "max"
+
+
+@dataclass(frozen=True)
+class TilingConfig:
+    """How the image is resized and cut into windows."""
+
+    short_side: int = 336
+    long_side: int = 2048  # upper bound
+    window: int = 224  # 0: whole image
+    stride: int = 112
+    pad: Literal["center", "none"] = "center"
+    enlarge: Literal["two-step", "direct"] = "two-step"
+    stitch: Literal["similarity", "features"] = "similarity"
+    scales: tuple[float, ...] = (1.0,)
+    views: tuple[Literal["identity", "hflip", "vflip"], ...] = ("identity",)
+
+
+@dataclass(frozen=True)
+class LabelsConfig:
+    """From probabilities to labels."""
+
+    probability_threshold: float = 0.0
+    area_threshold: float = 0.0
+    finish: Literal["working", "image"] = "image"
+    max_finish_pixels: int = 2_000_000
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """What is kept beside the labels and the confidence."""
+
+    probabilities: str = "top5"  # none | top1, top2, … | full
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of the stack: the name of its file in `stages/`, and the fields set for it."""
+
+    use: str
+    fields: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run. Hashable and picklable; `to_dict` and `from_dict` are JSON-safe inverses."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    tiling: TilingConfig = field(default_factory=TilingConfig)
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
+    stages: tuple[StageConfig, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_values(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested dict of plain JSON values."""
+        out: dict[str, Any] = {s: dataclasses.asdict(getattr(self, s)) for s in SECTIONS}
+        out["stages"] = [{"use": stage.use, **dict(stage.fields)} for stage in self.stages]
+        plain: dict[str, Any] = json.loads(json.dumps(out))
+        return plain
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Config:
+        """The inverse of `to_dict`; takes dotted keys too. Raises ConfigError."""
+        return _assemble([values])
+
+
+SECTIONS = {
+    "encoder": EncoderConfig,
+    "text": TextConfig,
+    "tiling": TilingConfig,
+    "labels": LabelsConfig,
+    "store": StoreConfig,
+}
+_TYPES = {f"{section}.{name}": hint for section, cls in SECTIONS.items() for name, hint in get_type_hints(cls).items()}
+
+
+def keys() -> list[str]:
+    """Every dotted key, in order, without the stages' own fields."""
+    return list(_TYPES)
+
+
+def stage_names() -> list[str]:
+    """Names of the files in `stages/`."""
+    return sorted(p.stem for p in STAGES.glob("*.py") if not p.stem.startswith("_"))
+
+
+def preset_names() -> list[str]:
+    """Names of the built-in presets."""
+    return sorted(p.stem for p in PRESETS.glob("*.toml"))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dict; ConfigError names the file and the line."""
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+
+
+def read_preset(name_or_path: str) -> dict[str, Any]:
+    """A preset file's content: a built-in name, or a path to a `.toml` file."""
+    path = PRESETS / f"{name_or_path}.toml"
+    if name_or_path in preset_names():
+        return read_toml(path)
+    given = Path(name_or_path)
+    if given.suffix == ".toml" or given.parent != Path("."):
+        return read_toml(given)
+    raise ConfigError(unknown("preset", name_or_path, preset_names()))
+
+
+def load_config(name_or_path: str, overrides: Mapping[str, Any] = {}) -> Config:
+    """The config of a preset with overrides.
+
+    Args:
+        name_or_path: a built-in preset ("sclip") or a TOML file of the same form.
+        overrides: dotted keys ({"tiling.window": 0}, {"neighbours.sigma": 2.5}) or nested tables.
+
+    Raises:
+        ConfigError: an unknown preset, key, stage or value; the message lists the nearest names.
+    """
+    preset = dict(read_preset(name_or_path))
+    preset.pop("title", None)
+    protocols = preset.pop("protocol", {})
+    written = dict(_flatten(overrides))
+    vocabulary = written.get("text.vocabulary", dict(_flatten(preset)).get("text.vocabulary"))
+    protocol = protocols.get(str(vocabulary or TextConfig.vocabulary), {}) if isinstance(protocols, Mapping) else None
+    if not isinstance(protocol, Mapping):
+        raise ConfigError(f"preset {name_or_path}: [protocol.{vocabulary}] must be a table of keys")
+    return _assemble([preset, protocol, overrides])
+
+
+def setting(text: str) -> tuple[str, Raw]:
+    """One `--set key=value`."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {text}: write it as key=value, for example tiling.short_side=448")
+    return key.strip(), Raw(value.strip())
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested dict as dotted keys; lists are values."""
+    return dict(_flatten(config))
+
+
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"a key is a string, not {key!r}")
+        if isinstance(value, Mapping) and not value:
+            yield from _flatten({prefix + key: None}) if prefix + key not in SECTIONS else ()
+        elif isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _assemble(layers: list[Mapping[str, Any]]) -> Config:
+    """Lay the layers over the defaults, later ones winning."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged.update(_flatten(layer))
+    stages = _stages(merged.pop("stages", []))
+    sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for key, value in merged.items():
+        head, _, name = key.partition(".")
+        if key in _TYPES:
+            sections[head][name] = _coerce(key, _TYPES[key], value)
+        elif name and head in stages:
+            stages[head][name] = _loose(value)
+        elif name and head in stage_names():
+            stack = ", ".join(stages) or "empty"
+            raise ConfigError(f"'{key}': the stage '{head}' is not in the stack ({stack})")
+        else:
+            raise ConfigError(unknown("key", key, [*_TYPES, "stages", *_stage_keys(key)]))
+    return Config(
+        **{section: cls(**sections[section]) for section, cls in SECTIONS.items()},
+        stages=tuple(StageConfig(use, tuple(sorted(f.items()))) for use, f in stages.items()),
+    )
+
+
+def _stage_keys(key: str) -> list[str]:
+    """For messages: the key, with each stage's name in place of its head."""
+    return [f"{name}.{key.partition('.')[2]}" for name in stage_names()] if "." in key else []
+
+
+def _stages(entries: Any) -> dict[str, dict[str, Any]]:
+    """The stack as {name: fields}; entries are names or tables with `use`."""
+    entries = _loose(entries)
+    if not isinstance(entries, list | tuple):
+        raise ConfigError(f"stages must be a list of tables with 'use', not {entries!r}")
+    stages: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        if not isinstance(entry, str | Mapping):
+            raise ConfigError(f"a stage is a table with 'use', or its name, not {entry!r}")
+        fields = {"use": entry} if isinstance(entry, str) else dict(entry)
+        use = fields.pop("use", None)
+        if use not in stage_names():
+            raise ConfigError(unknown("stage", str(use), stage_names()))
+        if use in stages:
+            raise ConfigError(f"stage '{use}' is in the stack twice; its fields could not be told apart")
+        stages[use] = {name: _loose(value) for name, value in fields.items()}
+        for name, value in stages[use].items():
+            if isinstance(value, Mapping):
+                raise ConfigError(f"{use}.{name} takes a plain value, not a table")
+    return stages
+
+
+def _loose(value: Any) -> Any:
+    """A value whose type only the stage knows: TOML if it reads as TOML, else the string."""
+    if isinstance(value, Raw):
+        try:
+            value = tomllib.loads(f"v = {value}")["v"]
+        except tomllib.TOMLDecodeError:
+            return str(value)
+    return tuple(value) if isinstance(value, list) and not _tables(value) else value
+
+
+def _tables(values: list[Any]) -> bool:
+    return any(isinstance(value, Mapping) for value in values)
+
+
+def _coerce(key: str, hint: Any, value: Any) -> Any:
+    """The value in the key's type, or a ConfigError that says what the key takes."""
+    if get_origin(hint) is tuple:
+        value = _loose(value)
+        parts = value if isinstance(value, list | tuple) else [value]
+        return tuple(_coerce(key, get_args(hint)[0], part) for part in parts)
+    if get_origin(hint) is Literal:
+        if str(value) not in get_args(hint):
+            raise ConfigError(f"{key} = {value!s}: {unknown('value', str(value), get_args(hint))}")
+        return str(value)
+    if hint is str:
+        if not isinstance(value, str):
+            raise ConfigError(f"{key} takes a string, not {value!r}")
+        return str(value)
+    value = _loose(value)
+    number = int if hint is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, number):
+        raise ConfigError(f"{key} takes {'an integer' if hint is int else 'a number'}, not {value!r}")
+    return hint(value)
+
+
+def _check_values(config: Config) -> None:
+    """Refuse values that have no meaning, naming the key."""
+    tiling, labels = config.tiling, config.labels
+    checks = [
+        ("tiling.short_side", tiling.short_side >= 1, "at least 1 pixel"),
+        ("tiling.long_side", tiling.long_side >= tiling.short_side, "at least tiling.short_side"),
+        ("tiling.window", tiling.window >= 0, "0 (whole image) or more"),
+        ("tiling.stride", tiling.stride >= 1, "at least 1"),
+        (
+            "tiling.stride",
+            tiling.window == 0 or tiling.stride <= tiling.window,
+            "at most tiling.window, or pixels are left out",
+        ),
+        ("tiling.scales", bool(tiling.scales) and min(tiling.scales) > 0, "one positive number or more, as [1.0, 1.5]"),
+        ("tiling.scales", max(tiling.scales, default=1) <= 16, "at most 16 each"),
+        ("tiling.views", bool(tiling.views), "one view or more"),
+        ("text.logit_scale", 0 < config.text.logit_scale < float("inf"), "positive and finite"),
+        ("labels.probability_threshold", 0 <= labels.probability_threshold <= 1, "between 0 and 1"),
+        ("labels.area_threshold", 0 <= labels.area_threshold <= 1, "between 0 and 1"),
+        ("labels.max_finish_pixels", labels.max_finish_pixels >= 1, "at least 1"),
+        (
+            "store.probabilities",
+            re.fullmatch(r"none|full|top[1-9]\d*", config.store.probabilities) is not None,
+            "none, full, or top1, top2, top5, …",
+        ),
+    ]
+    for key, good, wanted in checks:
+        if not good:
+            value = flat({s: dataclasses.asdict(getattr(config, s)) for s in SECTIONS})[key]
+            raise ConfigError(f"{key} = {value}: it must be {wanted}")
+    if tiling.enlarge == "direct" and tiling.window == 0 and tiling.pad == "center":
+        raise ConfigError('tiling.enlarge = "direct" stretches the whole grid: it needs tiling.pad = "none"')
+    if tiling.enlarge == "direct" and tiling.window == 0 and tiling.stitch == "features":
+        raise ConfigError('tiling.stitch = "features" lays its own grid: it needs tiling.enlarge = "two-step"')

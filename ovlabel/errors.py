@@ -1,0 +1,60 @@
+"""The error tree. Every message says what happened, where, and what to do.
+
+OvlabelError
+├── ConfigError    an unknown name, key or value; lists what there is
+│   └── StackError stages in an order that has no meaning
+├── ImageError     one file that can't be read: recorded, never fatal
+├── WeightsError   weights that can't be had, or do not fit the model
+└── StoreError     a folder that is no store
+    ├── RunError   the store belongs to another run; names the fields that differ
+    └── BusyError  another process is writing to the store
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class OvlabelError(Exception):
+    """Anything that ovlabel refuses to do, said in one line."""
+
+
+class ConfigError(OvlabelError):
+    """An unknown name, key or value in a config, preset, vocabulary or template file."""
+
+
+class StackError(ConfigError):
+    """Stages in an order that has no meaning."""
+
+
+class ImageError(OvlabelError):
+    """One image that can't be read; the run records it and goes on."""
+
+
+class WeightsError(OvlabelError):
+    """Weights that can't be had, or that do not fit the model."""
+
+
+class StoreError(OvlabelError):
+    """A path that is no ovlabel store, or one that can't be used as asked."""
+
+
+class RunError(StoreError):
+    """The store was written by a run with other settings."""
+
+
+class BusyError(StoreError):
+    """Another process is writing to the store."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """One line for an unknown name: the nearest names first, all of them if they are few."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
+    if near:
+        return f"unknown {kind} '{name}'; did you mean {', '.join(near)}?"
+    if len(names) <= 12:
+        return f"unknown {kind} '{name}'; there is {', '.join(names) or 'none'}"
+    shown = ", ".join(names[:10])
+    return f"unknown {kind} '{name}'; there are {len(names)}: {shown}, …"

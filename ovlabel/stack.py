@@ -1,0 +1,80 @@
+"""An ordered list of stages: its order checked once, then walked level by level."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ovlabel.errors import StackError
+from ovlabel.types import LEVELS, Stage
+
+# An attention that ignores its input makes the scores before it meaningless, wherever they stand in the list.
+_FEEDS = {"attention": "scores"}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Stages in order. Raises StackError if an edit would be lost, naming both stages and the cure."""
+
+    stages: tuple[Stage, ...] = ()
+
+    def __post_init__(self) -> None:
+        for position, stage in enumerate(self.stages):
+            if not levels_of(stage):
+                raise StackError(f"stage '{name_of(stage)}' acts at no level; there are {', '.join(LEVELS)}")
+            for level in stage.replaces:
+                self._check_replaces(position, stage, level)
+
+    def _check_replaces(self, position: int, stage: Stage, level: str) -> None:
+        for earlier in self.stages[:position]:
+            if level in levels_of(earlier):
+                raise StackError(
+                    f"stage '{name_of(stage)}' replaces the {level} that '{name_of(earlier)}' edits before it; "
+                    f"put '{name_of(stage)}' first, or leave one of them out"
+                )
+        for other in self.stages:
+            if _FEEDS.get(level) in levels_of(other):
+                raise StackError(
+                    f"stage '{name_of(stage)}' replaces the attention, so the scores of '{name_of(other)}' "
+                    "would be ignored; leave one of them out"
+                )
+
+    def __iter__(self) -> Iterator[Stage]:
+        return iter(self.stages)
+
+    def acts_at(self, level: str) -> bool:
+        """Whether any stage edits this level."""
+        return any(level in levels_of(stage) for stage in self.stages)
+
+    def edit(self, level: str, value: Any, context: Any) -> Any:
+        """The value after every stage that acts at this level, in order."""
+        for stage in self.stages:
+            if level in levels_of(stage):
+                value = getattr(stage, level)(value, context)
+        return value
+
+    def after(self, stage: Stage) -> Stack:
+        """The stages behind `stage` at its own level, for a preview; the check has been made already."""
+        position = next(i for i, s in enumerate(self.stages) if s is stage)
+        return _unchecked(self.stages[position + 1 :])
+
+    def without(self, name: str) -> Stack:
+        """The stack without one stage (an ablation)."""
+        return Stack(tuple(s for s in self.stages if name_of(s) != name))
+
+
+def levels_of(stage: Stage) -> tuple[str, ...]:
+    """The levels at which a stage acts: those it has a method for."""
+    return tuple(level for level in LEVELS if callable(getattr(stage, level, None)))
+
+
+def name_of(stage: Stage) -> str:
+    """The stage's name in configs: its file's name."""
+    return type(stage).__module__.rpartition(".")[2]
+
+
+def _unchecked(stages: tuple[Stage, ...]) -> Stack:
+    stack = object.__new__(Stack)
+    object.__setattr__(stack, "stages", stages)
+    return stack

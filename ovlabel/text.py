@@ -1,0 +1,106 @@
+"""Vocabulary × templates → `TextBank`: the text tower run once, its answer kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ovlabel.cache import cache_dir, write_atomic
+from ovlabel.clip import Clip
+from ovlabel.config import TextConfig
+from ovlabel.ops import normalise
+from ovlabel.types import TextBank
+from ovlabel.vocabulary import Query, Vocabulary, join_prompts, load_templates, load_vocabulary, make_queries
+
+_BATCH = 256
+_SAY_SECONDS = 15
+_RULE = "normalise each, mean, normalise"
+log = logging.getLogger("ovlabel")
+
+
+def text_bank(config: TextConfig, clip: Clip) -> TextBank:
+    """The bank of a run's vocabulary and templates. Raises ConfigError."""
+    vocabulary = load_vocabulary(config.vocabulary)
+    queries = make_queries(vocabulary, load_templates(config.templates))
+    embeddings = _cached(queries, clip)
+    return bank_of(vocabulary, queries, embeddings, config.merge)
+
+
+def bank_of(
+    vocabulary: Vocabulary, queries: list[Query], embeddings: npt.NDArray[np.float32], merge: Any = "max"
+) -> TextBank:
+    """A bank from embeddings (q, e) of the vocabulary's queries."""
+    own = [entry.threshold for entry in vocabulary.classes]
+    return TextBank(
+        embeddings=embeddings,
+        class_of=np.array([query.class_index for query in queries]),
+        classes=tuple(entry.name for entry in vocabulary.classes),
+        kinds=tuple(entry.kind for entry in vocabulary.classes),
+        groups=tuple(entry.group for entry in vocabulary.classes),
+        thresholds=np.array([t or 0.0 for t in own], np.float32) if any(own) else None,
+        background=vocabulary.background,
+        merge=merge,
+    )
+
+
+def ensemble(encoded: Tensor) -> Tensor:
+    """One query's prompt embeddings, p e → e: normalise each, mean, normalise (the SCLIP family's rule)."""
+    return normalise(normalise(encoded, -1).mean(0), -1)
+
+
+def _cached(queries: list[Query], clip: Clip) -> npt.NDArray[np.float32]:
+    """Embeddings from the cache, whose key is all that they depend on; else encoded and kept."""
+    identity = clip.identity
+    depends = [identity.weights, identity.model, [q.prompts for q in queries], _RULE, str(clip.dtype == torch.float64)]
+    key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+    path = cache_dir() / "text" / f"{key}.npy"
+    kept = _read_kept(path)
+    if kept is not None and kept.shape == (len(queries), int(identity.model["embed_dim"])):
+        return kept
+    embeddings = encode(queries, clip)
+    buffer = io.BytesIO()
+    np.save(buffer, embeddings)
+    write_atomic(path, buffer.getvalue())
+    return embeddings
+
+
+def _read_kept(path: Path) -> npt.NDArray[np.float32] | None:
+    """Unit vectors from a cache file, or None for a file that is missing or damaged in whatever way."""
+    try:
+        kept = np.load(path, allow_pickle=False)
+        if isinstance(kept, np.ndarray) and kept.dtype == np.float32 and kept.ndim == 2:
+            return kept if bool((np.abs(np.linalg.norm(kept, axis=1) - 1) < 1e-3).all()) else None
+    except Exception as error:
+        if not isinstance(error, FileNotFoundError):
+            log.info("%s is damaged and made anew (%s)", path, type(error).__name__)
+    return None
+
+
+def encode(queries: list[Query], clip: Clip) -> npt.NDArray[np.float32]:
+    """Unit vectors of the queries, float32 (q, e). Prompts that repeat are encoded once, short ones together."""
+    prompts = join_prompts(queries)
+    log.info("encoding %d prompts of %d queries (once; then cached)", len(prompts), len(queries))
+    tokens = clip.tokenise(prompts)
+    order = tokens.argmax(-1).argsort(stable=True)
+    encoded: dict[str, Tensor] = {}
+    said = time.monotonic()
+    with torch.inference_mode():
+        for start in range(0, len(order), _BATCH):
+            if time.monotonic() - said > _SAY_SECONDS:
+                said = time.monotonic()
+                log.info("encoded %d of %d prompts", start, len(prompts))
+            rows = order[start : start + _BATCH]
+            for row, vector in zip(rows.tolist(), clip.encode_text(tokens[rows]).cpu(), strict=True):
+                encoded[prompts[row]] = vector
+        bank = [ensemble(torch.stack([encoded[p] for p in query.prompts])) for query in queries]
+        return torch.stack(bank).float().numpy()

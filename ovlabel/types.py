@@ -1,0 +1,268 @@
+"""The nouns that rooms hand to each other. numpy at run time; tensors only in annotations.
+
+Letters in shapes: b windows in a batch, n = 1 + h·w tokens with [CLS] first, h × w patch grid, H × W pixels,
+q queries, c classes, e joint embedding, t terms of the scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ovlabel.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+UInt8Image = npt.NDArray[np.uint8]  # H W 3, RGB
+LabelMap = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+
+LEVELS = (
+    "tokens",
+    "scores",
+    "attention",
+    "block",
+    "features",
+    "similarity",
+    "window",
+    "logits",
+    "probabilities",
+    "labels",
+)
+
+
+class Stage(Protocol):
+    """One technique: a frozen dataclass in `stages/` with a method for each level at which it acts.
+
+    A method takes the level's value and a context (`WindowContext` up to the level `window`, `ImageContext` from
+    `logits` on) and returns the edited value in the same shape. `replaces` names the levels at which the incoming
+    value is ignored; an earlier edit there would be lost, so such a stack is refused.
+    """
+
+    replaces: frozenset[str]
+
+
+@dataclass(frozen=True, eq=False)
+class TextBank:
+    """What is asked of the features: one unit vector a query.
+
+    Attributes:
+        embeddings: float32 (q, e); rows are scaled to unit length.
+        class_of: int64 (q,), the class of every query, 0 … c−1; every class has a query.
+        classes: c names. kinds: c of "stuff", "thing", "material".
+        groups: c supercategory names, or None.
+        thresholds: float32 (c,), least probability of each class, or None.
+        background: index of the background class, or None.
+        merge: how synonyms become one class: "max" of their probabilities (SCLIP), "mean" of their embeddings, or
+            "logsumexp" of their logits less the log of their number.
+
+    Raises:
+        ConfigError: shapes that do not fit, a class without a query.
+    """
+
+    embeddings: npt.NDArray[np.float32]
+    class_of: npt.NDArray[np.int64]
+    classes: tuple[str, ...]
+    kinds: tuple[str, ...]
+    groups: tuple[str, ...] | None = None
+    thresholds: npt.NDArray[np.float32] | None = None
+    background: int | None = None
+    merge: Literal["max", "mean", "logsumexp"] = "max"
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        vectors = np.ascontiguousarray(self.embeddings, dtype=np.float32)
+        put(self, "class_of", np.asarray(self.class_of))
+        put(self, "classes", tuple(self.classes))
+        put(self, "kinds", tuple(self.kinds))
+        if self.thresholds is not None:
+            put(self, "thresholds", np.asarray(self.thresholds, dtype=np.float32))
+        count = len(self.classes)
+        if vectors.ndim != 2 or self.class_of.shape != (len(vectors),) or self.class_of.dtype.kind not in "iu":
+            raise ConfigError(
+                f"a text bank needs embeddings (q, e) and integers class_of (q,), "
+                f"not {vectors.shape} and {self.class_of.dtype} {self.class_of.shape}"
+            )
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        if not count or not np.isfinite(lengths).all() or not (lengths > 0).all():
+            raise ConfigError("a text bank needs a class or more, and embeddings that are finite and not zero")
+        put(self, "embeddings", vectors / lengths)
+        put(self, "class_of", self.class_of.astype(np.int64))
+        for name in ("groups", "thresholds"):
+            if (value := getattr(self, name)) is not None and len(value) != count:
+                raise ConfigError(f"a text bank of {count} classes can't have {len(value)} {name}")
+        if self.merge not in ("max", "mean", "logsumexp"):
+            raise ConfigError(f"text bank: {unknown('merge', str(self.merge), ('max', 'mean', 'logsumexp'))}")
+        if sorted(set(self.class_of.tolist())) != list(range(count)) or len(self.kinds) != count:
+            raise ConfigError(f"a text bank of {count} classes needs a query and a kind for each of them")
+        if self.background is not None and not 0 <= self.background < count:
+            raise ConfigError(f"background {self.background} is not one of {count} classes")
+
+    def merged(self) -> TextBank:
+        """With merge = "mean": one unit vector a class, the mean of its queries' vectors. Else itself."""
+        if self.merge != "mean":
+            return self
+        sums = np.zeros((len(self.classes), self.embeddings.shape[1]), np.float64)
+        np.add.at(sums, self.class_of, self.embeddings)
+        sums /= np.linalg.norm(sums, axis=1, keepdims=True)
+        return TextBank(
+            sums.astype(np.float32),
+            np.arange(len(self.classes)),
+            self.classes,
+            self.kinds,
+            self.groups,
+            self.thresholds,
+            self.background,
+        )
+
+
+@dataclass(frozen=True)
+class Box:
+    """A window's place in the working-size image, in pixels: rows top to bottom, columns left to right."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class Trace(Protocol):
+    """What the encoder did to a batch of windows, layer by layer; l counts from 1 to `layers`.
+
+    The plan's `layer(l) -> (tokens in, tokens out, q, k, v)` is three questions here, so that nobody pays for the
+    projections of a layer of which only the tokens are wanted.
+    """
+
+    grid: tuple[int, int]
+    layers: int
+
+    def tokens(self, layer: int) -> Tensor:
+        """b n width entering block `layer`: the output of block `layer` − 1."""
+
+    def qkv(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys, values of block `layer`, each b heads n d; queries are not scaled."""
+
+    def attention(self, layer: int) -> Tensor:
+        """b heads n n: softmax(q kᵀ / √d) of block `layer`."""
+
+
+@dataclass(frozen=True, eq=False)
+class WindowContext:
+    """What a stage may read up to the level `window`. All tensors lie on the run's device.
+
+    Attributes:
+        pixels: b 3 H W, normalised with the model's constants.
+        text: q e unit vectors, float32. logit_scale: the softmax multiplier.
+        trace: the layers of this batch; its last layer holds the tokens as the level `tokens` left them.
+        cls: b e, the image embedding of the last block, or None before the level `features`.
+        boxes: b places in the working-size image.
+        preview: the stage's own scores → b q h w cosines through the later scores stages and all attention and block
+            stages, never through features or later (a first segmentation without a cycle).
+        rerun: b n width tokens → the last block's output for them under this stack's attention, before any edit at
+            the level `block`; for stages that act there.
+    """
+
+    pixels: Tensor
+    text: Tensor
+    logit_scale: float
+    trace: Trace
+    boxes: tuple[Box, ...]
+    cls: Tensor | None = None
+    preview: Callable[[Tensor], Tensor] | None = None
+    rerun: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ImageContext:
+    """What a stage may read from the level `logits` on.
+
+    Attributes:
+        image: uint8 H W 3, RGB, at image size.
+        pixels: 3 H W, the working-size image, normalised.
+        text: q e unit vectors. logit_scale: the softmax multiplier.
+    """
+
+    image: UInt8Image
+    pixels: Tensor
+    text: Tensor
+    logit_scale: float
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The annotation of one image.
+
+    Attributes:
+        labels: H W class indices at image size; uint8, or uint16 above 254 classes. The largest value means not
+            annotated, the next one below threshold (in a vocabulary without background).
+        confidence: float32 H W at image size: probability of the winning class, 0 to 1, thresholded or not.
+        probabilities: float32 c h w at the size where labels were decided (`labels.finish`); with merge = "max" a
+            column sums to at most 1. Classes that fell to `labels.area_threshold` are 0 everywhere.
+        working_size: (height, width) of the resized image, pixels.
+    """
+
+    labels: LabelMap
+    confidence: npt.NDArray[np.float32]
+    probabilities: npt.NDArray[np.float32]
+    working_size: tuple[int, int]
+
+
+def label_dtype(classes: int) -> type[np.uint8] | type[np.uint16]:
+    """uint8 up to 254 classes: two values are kept for "not annotated" and "below threshold"."""
+    return np.uint8 if classes <= 254 else np.uint16
+
+
+def not_annotated(classes: int) -> int:
+    """The label of a pixel that nobody annotated: the largest value (255 or 65535)."""
+    return int(np.iinfo(label_dtype(classes)).max)
+
+
+def below_threshold(classes: int) -> int:
+    """The label of a pixel below the threshold in a vocabulary without background: the largest value less one."""
+    return not_annotated(classes) - 1
+
+
+@dataclass(frozen=True)
+class ImageItem:
+    """An image to annotate: its key (path relative to the folder, `/` between parts) and where it lies."""
+
+    key: str
+    path: Path
+    size: int  # bytes
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class ChunkReport:
+    """What one commit covered: keys done, and (key, reason) of those that failed."""
+
+    done: tuple[str, ...] = ()
+    failed: tuple[tuple[str, str], ...] = ()
+    seconds: float = 0.0
+    details: dict[str, Any] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """What the store keeps of a prediction: small integers only.
+
+    Attributes:
+        labels: H W at image size, as in `Prediction`.
+        confidence: uint8 H W at image size, 255 × probability, rounded.
+        classes: class indices k h w at working size, most probable first, or None where all classes are kept in order.
+        probabilities: uint8 k h w at working size, 255 × probability, rounded; None where none are kept.
+        working_size: (height, width) of the resized image, pixels.
+        reduced: whether labels were decided on fewer pixels than asked (`labels.max_finish_pixels`).
+    """
+
+    labels: LabelMap
+    confidence: npt.NDArray[np.uint8]
+    classes: LabelMap | None
+    probabilities: npt.NDArray[np.uint8] | None
+    working_size: tuple[int, int]
+    reduced: bool = False

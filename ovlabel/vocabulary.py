@@ -1,0 +1,339 @@
+"""Vocabularies and templates: from files to the sentences that are asked of the text tower.
+
+A vocabulary is a list of classes; a class has a name, a kind and one query or more; a query becomes one prompt per
+template. Standard library only, so that listing and comparing vocabularies never imports torch; the encoding of the
+prompts is `ovlabel.text`.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ovlabel.config import read_toml
+from ovlabel.errors import ConfigError, unknown
+
+KINDS = ("stuff", "thing", "material")
+INLINE = "classes:"  # text.vocabulary = "classes:cat, dog, grass"
+_T = TypeVar("_T")
+_KIND_NAMES: dict[type, str] = {bool: "true or false", int: "a whole number", str: "a string in quotes"}
+_PACKAGE = Path(__file__).parent
+_HEADS = {"ceiling", "door", "floor", "ground", "roof", "wall", "window"}
+_LEFTOVERS = {"merged", "other", "stuff"}
+
+
+@dataclass(frozen=True)
+class VocabularyClass:
+    """One class.
+
+    Attributes:
+        name: the class' name, a string as written in the file.
+        kind: "stuff", "thing" or "material"; picks the adaptive templates.
+        synonyms: further names asked of the model beside `name`.
+        queries: what is asked instead of name and synonyms (a background's words).
+        phrase: the name as a person says it ("traffic light"); read by adaptive templates.
+        id: the dataset's own id. colour: RGB, 0 to 255. group: supercategory.
+        threshold: least probability, 0 to 1, for a pixel to keep this label; the run's own applies where it is higher.
+        prompts: sentences or templates ("a photo of a {}.") that replace the template file's.
+    """
+
+    name: str
+    kind: str = "thing"
+    synonyms: tuple[str, ...] = ()
+    queries: tuple[str, ...] = ()
+    phrase: str = ""
+    id: int | None = None
+    colour: tuple[int, int, int] | None = None
+    threshold: float | None = None
+    group: str = ""
+    prompts: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The names that are asked of the model."""
+        return self.queries or (self.name, *self.synonyms)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Classes in label order; `background` is the index of the background class (0), or None."""
+
+    name: str
+    title: str
+    source: str
+    classes: tuple[VocabularyClass, ...]
+    background: int | None = None
+
+    @property
+    def colours(self) -> list[tuple[int, int, int]]:
+        """One RGB colour a class: its own, or one far from its neighbours'; background is black."""
+        own = [c.colour or _spread(i) for i, c in enumerate(self.classes)]
+        if self.background is not None and self.classes[self.background].colour is None:
+            own[self.background] = (0, 0, 0)
+        return own
+
+    def content(self) -> dict[str, Any]:
+        """All that can change a result or its reading, as plain JSON values."""
+        classes = [
+            {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(c).items() if v not in (None, "", ())}
+            for c in self.classes
+        ]
+        return {"background": self.background, "classes": classes}
+
+
+@dataclass(frozen=True)
+class Templates:
+    """Sentences with `{}` for the name, by kind; `adaptive` reads names as a person says them."""
+
+    name: str
+    title: str
+    by_kind: Mapping[str, tuple[str, ...]]
+    adaptive: bool = False
+
+
+@dataclass(frozen=True)
+class Query:
+    """One name asked of the model: the class it belongs to, and its prompts."""
+
+    class_index: int
+    name: str
+    prompts: tuple[str, ...]
+
+
+def vocabulary_names() -> list[str]:
+    """Names of the built-in vocabularies."""
+    return sorted(p.stem for p in _data("vocabularies").glob("*.toml"))
+
+
+def template_names() -> list[str]:
+    """Names of the built-in template sets."""
+    return sorted(p.stem for p in _data("templates").glob("*.toml"))
+
+
+def load_vocabulary(name: str) -> Vocabulary:
+    """A vocabulary by built-in name, path (`.toml`, or a class-a-line text file), or "classes:cat, dog".
+
+    Raises:
+        ConfigError: no such vocabulary, or a file that does not hold one; names the file and the class.
+    """
+    if name.startswith(INLINE):
+        return _inline(name.removeprefix(INLINE))
+    if name in vocabulary_names():
+        return _from_toml(_data("vocabularies") / f"{name}.toml", name)
+    path = Path(name)
+    if not path.is_file():
+        if path.suffix or path.parent != Path("."):
+            raise ConfigError(f"no vocabulary file {name}")
+        raise ConfigError(unknown("vocabulary", name, vocabulary_names()))
+    return _from_toml(path, path.stem) if path.suffix == ".toml" else _from_lines(path)
+
+
+def load_templates(name: str) -> Templates:
+    """A template set by built-in name or path. Raises ConfigError."""
+    path = _data("templates") / f"{name}.toml" if name in template_names() else Path(name)
+    if not path.is_file():
+        raise ConfigError(unknown("template set", name, template_names()))
+    table = read_toml(path)
+    given = table.get("templates")
+    by_kind: dict[str, Any] = given if isinstance(given, dict) else dict.fromkeys(KINDS, given)
+    for kind in KINDS:
+        sentences = by_kind.get(kind)
+        if not isinstance(sentences, list) or not sentences:
+            raise ConfigError(f"{path}: templates need a list of sentences for '{kind}'")
+        for sentence in sentences:
+            if not isinstance(sentence, str) or sentence.count("{}") != 1:
+                raise ConfigError(f"{path}: template {sentence!r} needs {{}} once, for the name")
+    return Templates(
+        name=path.stem,
+        title=str(table.get("title", "")),
+        by_kind={kind: tuple(by_kind[kind]) for kind in KINDS},
+        adaptive=_typed(path, table, "adaptive", bool, False),
+    )
+
+
+def make_queries(vocabulary: Vocabulary, templates: Templates) -> list[Query]:
+    """Every query of the vocabulary with its prompts, classes in order, names as written."""
+    queries = []
+    for index, entry in enumerate(vocabulary.classes):
+        asked = dict.fromkeys(
+            name if "{}" in "".join(entry.prompts) or not entry.prompts else entry.name for name in entry.asked
+        )
+        for name in asked:
+            read = _read(name, entry) if templates.adaptive else name
+            sentences = entry.prompts or templates.by_kind[entry.kind]
+            filled = (_fill(s, read, templates.adaptive and not entry.prompts) for s in sentences)
+            queries.append(Query(index, name, tuple(dict.fromkeys(filled))))
+    return queries
+
+
+def check(vocabulary: Vocabulary) -> list[str]:
+    """What a person should look at: queries that two classes share, names that repeat inside a class."""
+    owners: dict[str, list[str]] = {}
+    for entry in vocabulary.classes:
+        for name in entry.asked:
+            owners.setdefault(name.lower(), []).append(entry.name)
+    found = []
+    for query, names in owners.items():
+        if len(names) > 1:
+            found.append(f"'{query}' is asked for {' and '.join(names)}: the first of them wins every tie")
+    ids = [entry.id for entry in vocabulary.classes if entry.id is not None]
+    if len(set(ids)) < len(ids):
+        found.append("two classes have the same id")
+    return found
+
+
+def read_name(name: str) -> str:
+    """A compound name as a person says it: "wall-brick" → "brick wall", "sky-other" → "sky", "hot_dog" → "hot dog"."""
+    head, dash, rest = name.replace("_", " ").partition("-")
+    if dash and rest in _LEFTOVERS:
+        return head
+    if dash and head in _HEADS:
+        return f"{rest} {head}"
+    return name.replace("_", " ")
+
+
+def _read(name: str, entry: VocabularyClass) -> str:
+    return entry.phrase if entry.phrase and name == entry.name else read_name(name)
+
+
+def _fill(template: str, name: str, fix_article: bool) -> str:
+    if fix_article and re.match(r"(?!eu|ew|one\b|u(?:ni|s[aeu]|ti))[aeiou]", name, re.IGNORECASE):
+        template = re.sub(r"\b([aA]) \{\}", r"\1n {}", template)
+    return template.replace("{}", name)
+
+
+def _data(folder: str) -> Path:
+    """`vocabularies/` or `templates/`: inside the package once installed, beside it in a checkout."""
+    inside = _PACKAGE / folder
+    return inside if inside.is_dir() else _PACKAGE.parent / folder
+
+
+def _from_toml(path: Path, name: str) -> Vocabulary:
+    table = read_toml(path)
+    for key in table:
+        if key not in ("title", "source", "background", "class"):
+            raise ConfigError(f"{path}: {unknown('key', key, ('title', 'source', '[background]', '[[class]]'))}")
+    background, entries = table.get("background"), table.get("class", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ConfigError(f"{path}: write each class as a table of its own under [[class]]")
+    if background is not None and not isinstance(background, dict):
+        raise ConfigError(f"{path}: write the background as a table [background] with name and queries")
+    entries = ([{"kind": "stuff", **background}] if background else []) + entries
+    if not entries:
+        raise ConfigError(f"{path} holds no [[class]]")
+    classes = tuple(_entry(path, i, entry) for i, entry in enumerate(entries))
+    _unique(path, [c.name for c in classes])
+    return Vocabulary(
+        name,
+        _typed(path, table, "title", str, name),
+        _typed(path, table, "source", str, ""),
+        classes,
+        0 if background else None,
+    )
+
+
+def _entry(path: Path, index: int, table: Mapping[str, Any]) -> VocabularyClass:
+    known = {f.name for f in fields(VocabularyClass)}
+    label = table.get("name", f"number {index}")
+    for key in table:
+        if key not in known:
+            raise ConfigError(f"{path}, class {label}: {unknown('key', key, known)}")
+    if not isinstance(table.get("name"), str) or not table["name"].strip():
+        raise ConfigError(f"{path}, class {label}: name must be a string in quotes")
+    for key in ("kind", "phrase", "group"):
+        _typed(f"{path}, class {label}", table, key, str, "")
+    _typed(f"{path}, class {label}", table, "id", int, 0)
+    if table.get("kind", "thing") not in KINDS:
+        raise ConfigError(f"{path}, class {label}: {unknown('kind', str(table['kind']), KINDS)}")
+    values = dict(table)
+    for key in ("synonyms", "queries", "prompts"):
+        strings = values.get(key, [])
+        if not isinstance(strings, list) or not all(isinstance(s, str) and s.strip() for s in strings):
+            raise ConfigError(f"{path}, class {label}: {key} must be a list of strings in quotes")
+        values[key] = tuple(strings)
+    colour = values.get("colour")
+    if colour is not None:
+        rgb = colour if isinstance(colour, list) else []
+        if len(rgb) != 3 or not all(type(v) is int and 0 <= v <= 255 for v in rgb):
+            raise ConfigError(f"{path}, class {label}: colour must be [red, green, blue], each 0 to 255")
+        values["colour"] = tuple(rgb)
+    threshold = values.get("threshold")
+    if threshold is not None and not (type(threshold) in (int, float) and 0 <= threshold <= 1):
+        raise ConfigError(f"{path}, class {label}: threshold must be between 0 and 1")
+    return VocabularyClass(**values)
+
+
+def _typed(where: object, table: Mapping[str, Any], key: str, kind: type[_T], default: _T) -> _T:
+    """A value of the table, which must be of this type."""
+    value = table.get(key, default)
+    if type(value) is not kind:
+        raise ConfigError(f"{where}: {key} must be {_KIND_NAMES[kind]}, not {value!r}")
+    return value
+
+
+def _from_lines(path: Path) -> Vocabulary:
+    """A class-a-line text file as the SCLIP family publishes them; synonyms behind commas or semicolons."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read vocabulary {path}: {error}") from None
+    split = [_split(line) for line in lines if line.strip()]
+    if not split:
+        raise ConfigError(f"{path} holds no class")
+    first = split[0]
+    words = set(load_vocabulary("voc21").classes[0].queries)
+    background = first == ["background"] or (len(first) > 4 and set(first) <= words)
+    classes = [VocabularyClass(n[0], _known_kinds().get(n[0], "thing"), tuple(n[1:])) for n in split]
+    if background:
+        classes[0] = VocabularyClass("background", "stuff", queries=tuple(first))
+    _unique(path, [c.name for c in classes])
+    return Vocabulary(path.stem, path.name, str(path), tuple(classes), 0 if background else None)
+
+
+def _inline(text: str) -> Vocabulary:
+    names = _split(text)
+    if not names:
+        raise ConfigError("no class given: write --classes 'cat, dog, grass'")
+    _unique("--classes", names)
+    kinds = _known_kinds()
+    classes = tuple(VocabularyClass(name, kinds.get(name, "thing")) for name in names)
+    background = 0 if names[0] == "background" else None
+    return Vocabulary("classes", f"{len(names)} classes given by hand", "", classes, background)
+
+
+def _split(line: str) -> list[str]:
+    return [name.strip() for name in re.split(r"[,;]", line) if name.strip()]
+
+
+def _unique(where: object, names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"{where}: class {', '.join(twice)} is there twice")
+
+
+@cache
+def _known_kinds() -> dict[str, str]:
+    """Kinds of the names that the built-in vocabularies know, for lists that state none."""
+    kinds: dict[str, str] = {}
+    for name in ("coco-stuff", "ade20k"):
+        for entry in load_vocabulary(name).classes:
+            for word in (entry.name, entry.phrase, read_name(entry.name)):
+                kinds.setdefault(word, entry.kind)
+    return kinds
+
+
+def _spread(index: int) -> tuple[int, int, int]:
+    """A colour for class `index`: hues a golden angle apart, three levels of brightness, two of saturation."""
+    value, saturation = (1.0, 0.75, 0.5)[index % 3], (0.9, 0.5)[index // 3 % 2]
+    red, green, blue = colorsys.hsv_to_rgb((index * 0.618034) % 1.0, saturation, value)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def join_prompts(queries: Iterable[Query]) -> list[str]:
+    """Every prompt once, in order."""
+    return list(dict.fromkeys(p for query in queries for p in query.prompts))

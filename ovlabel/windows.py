@@ -1,0 +1,155 @@
+"""Sizes, windows and stitching: pure geometry, shared by every image."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ovlabel.ops import enlarge
+from ovlabel.types import Box, UInt8Image
+
+_ONE = 2048  # fixed-point weight of 1 in `resize`
+
+
+def working_size(size: tuple[int, int], short_side: int, long_side: int, patch: int) -> tuple[int, int]:
+    """(height, width) of the resized image: short side S, long side at most `long_side`, sizes rounded half up.
+
+    The rule of mmsegmentation's Resize, which the published protocols use; never under one patch a side, so that a
+    sliver (5000 × 20) still has a grid.
+    """
+    height, width = size
+    factor = min(long_side / max(height, width), short_side / min(height, width))
+    return max(int(height * factor + 0.5), patch), max(int(width * factor + 0.5), patch)
+
+
+def resize(image: UInt8Image, size: tuple[int, int]) -> UInt8Image:
+    """uint8 H W 3 → uint8 at (height, width) `size`: bilinear, half-pixel centres, no antialiasing.
+
+    Bit for bit OpenCV's INTER_LINEAR, with which the published protocols resize: weights in 1/2048, columns first,
+    then rows, each product shifted before the sum.
+    """
+    if image.shape[:2] == size:
+        return image
+    top, bottom, upper, lower = _samples(size[0], image.shape[0])
+    left, right, near, far = _samples(size[1], image.shape[1])
+    # beyond the borders OpenCV drops the outer column's weight, but keeps both rows'
+    near, far = np.where(left == right, _ONE, near), np.where(left == right, 0, far)
+
+    def columns(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+        source = image[rows].astype(np.int32)
+        mixed = source[:, left] * near[None, :, None] + source[:, right] * far[None, :, None]
+        return (mixed >> 4).astype(np.int32)
+
+    total = ((columns(top) * upper[:, None, None]) >> 16) + ((columns(bottom) * lower[:, None, None]) >> 16)
+    resized: UInt8Image = np.clip((total + 2) >> 2, 0, 255).astype(np.uint8)
+    return resized
+
+
+def _samples(
+    count: int, length: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """For `count` samples of `length` pixels: the two neighbours of each and their weights in 1/2048."""
+    place = ((np.arange(count) + 0.5) * (length / count) - 0.5).astype(np.float32)
+    low = np.floor(place).astype(np.int64)
+    share = place - low.astype(np.float32)
+    weights = [np.rint(w * _ONE).astype(np.int32) for w in (np.float32(1) - share, share)]
+    return np.clip(low, 0, length - 1), np.clip(low + 1, 0, length - 1), weights[0], weights[1]
+
+
+def tile(size: tuple[int, int], window: int, stride: int) -> tuple[Box, ...]:
+    """Windows over a height × width image, row by row; `window` 0 is the whole image.
+
+    A window that would cross the border is shifted back inside, so all windows of an image have one size; a side
+    shorter than the window is taken whole, without padding. Every pixel is covered.
+    """
+    height, width = size
+    if window == 0:
+        return (Box(0, 0, height, width),)
+    tall, wide = min(window, height), min(window, width)
+    return tuple(
+        Box(top, left, tall, wide) for top in _starts(height, window, stride) for left in _starts(width, window, stride)
+    )
+
+
+def _starts(length: int, window: int, stride: int) -> list[int]:
+    count = max(length - window + stride - 1, 0) // stride + 1
+    return [max(min(k * stride, length - window), 0) for k in range(count)]
+
+
+def cut(pixels: Tensor, boxes: tuple[Box, ...]) -> Tensor:
+    """3 H W → b 3 h w, the windows stacked."""
+    return torch.stack([pixels[:, b.top : b.top + b.height, b.left : b.left + b.width] for b in boxes])
+
+
+class Canvas:
+    """Maps of windows, averaged where they overlap: the sum at working size, and how often each pixel was seen."""
+
+    def __init__(self, channels: int, size: tuple[int, int], like: Tensor) -> None:
+        self._sum = torch.zeros(channels, *size, dtype=like.dtype, device=like.device)
+        self._count = torch.zeros(*size, dtype=like.dtype, device=like.device)
+
+    def add(self, maps: Tensor, box: Box) -> None:
+        """One window's c h w map, at the window's pixels."""
+        rows, columns = slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
+        self._sum[:, rows, columns] += maps
+        self._count[rows, columns] += 1
+
+    def mean(self) -> Tensor:
+        """c H W. Cells that no window saw are a programming error, not a value."""
+        assert bool((self._count > 0).all()), "windows left pixels out"
+        return self._sum.div_(self._count)
+
+
+class GridCanvas:
+    """Features of windows, averaged on one patch grid over the whole image.
+
+    A cell takes, from every window that holds its centre, the window's features bilinearly sampled there. Where the
+    stride is a multiple of the patch the grids coincide and this is the plain mean of the patches' features.
+    """
+
+    def __init__(self, channels: int, size: tuple[int, int], patch: int, like: Tensor) -> None:
+        self.grid = (-(-size[0] // patch), -(-size[1] // patch))
+        self._centres = tuple(
+            ((torch.arange(g, device=like.device, dtype=torch.float32) + 0.5) * patch).clamp_max(s - 0.5)
+            for g, s in zip(self.grid, size, strict=True)
+        )
+        self._canvas = Canvas(channels, self.grid, like)
+
+    def add(self, features: Tensor, box: Box, covered: tuple[float, float, float, float]) -> None:
+        """One window's e h w features; `covered` is the (top, left, bottom, right) that its grid spans, in pixels."""
+        spans = ((box.top, box.top + box.height), (box.left, box.left + box.width))
+        inside = [
+            torch.nonzero((c >= start) & (c < end)).flatten()
+            for c, (start, end) in zip(self._centres, spans, strict=True)
+        ]
+        if any(len(i) == 0 for i in inside):
+            return
+        grid = [
+            2 * (c[i] - start) / (end - start) - 1
+            for c, i, start, end in zip(self._centres, inside, covered[:2], covered[2:], strict=True)
+        ]
+        ys, xs = torch.meshgrid(grid[0], grid[1], indexing="ij")
+        sampled = torch.nn.functional.grid_sample(
+            features[None],
+            torch.stack((xs, ys), -1)[None].to(features.dtype),
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=False,
+        )[0]
+        top, left = int(inside[0][0]), int(inside[1][0])
+        self._canvas.add(sampled, Box(top, left, len(inside[0]), len(inside[1])))
+
+    def mean(self) -> Tensor:
+        """e h w on the image's grid."""
+        return self._canvas.mean()
+
+
+def enlarge_window(maps: Tensor, box: Box, padding: tuple[int, int, int, int], size: tuple[int, int]) -> Tensor:
+    """b c h w patch maps → b c H W at the window's pixels: enlarged to the padded size, then the padding cut off.
+
+    `padding` is (left, right, top, bottom) as the encoder padded the window; `size` is the padded (height, width).
+    """
+    left, _, top, _ = padding
+    return enlarge(maps, size)[..., top : top + box.height, left : left + box.width]

@@ -1,0 +1,209 @@
+"""The authors' own code on a tiny random CLIP: our stages reproduce its numbers (tests/golden/README.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ovlabel import Segmenter, TextBank, build, load_config
+from ovlabel.types import Box
+
+Arrays = dict[str, np.ndarray]
+FEATURES, COSINES, PROBABILITIES = 1e-4, 1e-5, 1e-4
+
+
+def bank_of(arrays: Arrays, queries: int | None = None) -> TextBank:
+    """The file's own text features; class 0 takes what is below threshold, as in the references."""
+    embeddings = arrays["T"][:queries]
+    class_of = arrays.get("query_idx", np.arange(len(embeddings)))[:queries]
+    if queries:
+        class_of = np.arange(queries)
+    classes = tuple(f"class {i}" for i in range(int(class_of.max()) + 1))
+    return TextBank(embeddings, class_of, classes, ("thing",) * len(classes), background=0)
+
+
+def segmenter(model: dict[str, Any], arrays: Arrays, preset: str, queries: int | None = None, **keys: Any) -> Segmenter:
+    overrides = {**model, **{key.replace("__", "."): value for key, value in keys.items()}}
+    return build(load_config(preset, overrides), text=bank_of(arrays, queries))
+
+
+def whole_features(made: Segmenter, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All tokens of the whole image in the joint space, [CLS] first; and the cosines q h w."""
+    with torch.inference_mode():
+        pixels = made.clip.pixels(torch.from_numpy(image).permute(2, 0, 1))
+        part = next(made.features(pixels, (Box(0, 0, *image.shape[:2]),)))
+        tokens = torch.cat((part.context.cls[:, :, None], part.maps.flatten(2)), dim=2)[0].T
+        cosines = torch.einsum("qe,behw->bqhw", made.text, torch.nn.functional.normalize(part.maps, dim=1))[0]
+    return tokens.numpy(), cosines.numpy()
+
+
+FEATURE_CASES = [
+    ("sclip_feat_224", "features", "sclip", {}),
+    ("sclip_feat_224", "features_vanilla", "plain", {}),
+    ("sclip_feat_rect", "features", "sclip", {}),
+    ("sclip_feat_odd", "features", "sclip", {}),
+    ("clear_mask_feat_224", "features_ClearCLIP_reduced", "clearclip", {}),
+    ("clear_mask_feat_224", "features_ClearCLIP_residual", "clearclip", {"encoder__last_block": "full"}),
+    ("clear_mask_feat_224", "features_MaskCLIP_reduced", "maskclip", {}),
+    ("clear_mask_feat_224", "features_MaskCLIP_residual", "maskclip", {"encoder__last_block": "full"}),
+    ("clear_mask_feat_224", "features_SCLIP_reduced", "sclip", {"encoder__last_block": "attention"}),
+    ("clear_mask_feat_224", "features_SCLIP_residual", "sclip", {}),
+    ("clear_mask_feat_224", "features_vanilla_reduced", "plain", {"encoder__last_block": "attention"}),
+    ("clear_mask_feat_224", "features_vanilla_residual", "plain", {}),
+    ("clear_mask_feat_rect", "features_ClearCLIP_reduced", "clearclip", {}),
+    ("clear_mask_feat_rect", "features_MaskCLIP_reduced", "maskclip", {}),
+    ("naclip_feat_224", "features_naclip", "naclip", {}),
+    ("naclip_feat_224", "features_naclip_std2.5", "naclip", {"neighbours__sigma": 2.5}),
+    ("naclip_feat_224", "features_kk_reduced", "naclip", {"stages": [{"use": "kk"}]}),
+    ("naclip_feat_224", "features_naclip_vanillaarch", "naclip", {"encoder__last_block": "full"}),
+    ("naclip_feat_224", "features_csa_vanillaarch", "sclip", {}),
+    ("naclip_feat_rect", "features_naclip", "naclip", {}),
+]
+
+
+@pytest.mark.parametrize(("file", "array", "preset", "keys"), FEATURE_CASES)
+def test_features(
+    file: str,
+    array: str,
+    preset: str,
+    keys: dict[str, Any],
+    golden: Callable[[str], Arrays],
+    golden_model: dict[str, Any],
+) -> None:
+    arrays = golden(file)
+    made = segmenter(golden_model, arrays, preset, tiling__window=0, **{"tiling__pad": "none", **keys})
+    tokens, cosines = whole_features(made, arrays["image"])
+    expected = arrays[array]
+    assert np.abs(tokens[-len(expected) :] - expected).max() <= FEATURES  # ClearCLIP's arrays leave [CLS] out
+    if array == "features" and "cosine" in arrays:
+        assert np.abs(cosines - arrays["cosine"]).max() <= COSINES
+
+
+def test_csa_attention_rows_sum_to_two(golden: Callable[[str], Arrays], golden_model: dict[str, Any]) -> None:
+    arrays = golden("sclip_feat_224")
+    made = segmenter(golden_model, arrays, "sclip")
+    with torch.inference_mode():
+        trace = made.clip.trace(made.clip.pixels(torch.from_numpy(arrays["image"]).permute(2, 0, 1))[None])
+        queries, keys, _ = trace.qkv(12)
+        sums = [(x @ x.transpose(-2, -1) / 8).softmax(-1) for x in (queries, keys)]
+    ours = (sums[0] + sums[1])[0, 0].numpy()
+    assert np.abs(ours - arrays["csa_attention_head0"]).max() <= 1e-5
+
+
+def test_naclip_prior_and_attention(golden: Callable[[str], Arrays], golden_model: dict[str, Any]) -> None:
+    from ovlabel.stages.neighbours import prior
+
+    arrays, wide = golden("naclip_feat_224"), golden("naclip_feat_rect")
+    assert np.abs(prior((14, 14), 5.0).numpy() - arrays["omega"]).max() <= 1e-6
+    assert np.abs(prior((21, 28), 5.0).numpy()[100] - wide["omega_row100"]).max() <= 1e-6
+
+
+def test_the_trap_grid_is_resampled_where_the_references_misread_the_table(
+    golden: Callable[[str], Arrays], golden_model: dict[str, Any]
+) -> None:
+    """7 × 28 patches are as many as 14 × 14: the references then take the table in the wrong order, row by row."""
+    arrays = golden("sclip_feat_trap")
+    made = segmenter(golden_model, arrays, "sclip")
+    tokens, _ = whole_features(made, arrays["image"])
+    assert np.abs(tokens - arrays["features"]).max() > 0.5
+
+    table = made.clip.positions((14, 14))
+    made.clip.positions = lambda grid: table  # type: ignore[method-assign]
+    misread, _ = whole_features(made, arrays["image"])
+    assert np.abs(misread - arrays["features"]).max() <= FEATURES
+
+
+SLIDE = {"tiling__short_side": 240, "tiling__window": 224, "tiling__stride": 112}
+LABEL_CASES = [
+    ("sclip_predict", "base", "sclip", {}),
+    ("sclip_predict", "thd0.3", "sclip", {"labels__probability_threshold": 0.3}),
+    ("sclip_predict", "thd0.5", "sclip", {"labels__probability_threshold": 0.5}),
+    ("sclip_predict", "area0.1", "sclip", {"labels__area_threshold": 0.1}),
+    (
+        "sclip_predict",
+        "area0.2_thd0.4",
+        "sclip",
+        {"labels__area_threshold": 0.2, "labels__probability_threshold": 0.4},
+    ),
+    ("sclip_predict", "scale20", "sclip", {"text__logit_scale": 20.0}),
+    ("sclip_predict", "whole_crop0", "sclip", {"tiling__window": 0}),
+    ("sclip_predict", "noalias", "sclip", {"queries": 6}),
+    ("clear_mask_predict", "slide", "clearclip", {}),
+    (
+        "clear_mask_predict",
+        "bigcrop448_thd0.5",
+        "clearclip",
+        {"tiling__window": 448, "labels__probability_threshold": 0.5},
+    ),
+    ("clear_mask_predict", "maskclip_slide", "maskclip", {}),
+    ("naclip_predict", "slide", "naclip", {}),
+    ("naclip_predict", "whole", "naclip", {"tiling__window": 0}),
+    ("whole_odd", "SCLIP", "sclip", {"tiling__short_side": 250, "tiling__window": 0}),
+    ("whole_odd", "NACLIP", "naclip", {"tiling__short_side": 250, "tiling__window": 0}),
+]
+
+
+@pytest.mark.parametrize(("file", "variant", "preset", "keys"), LABEL_CASES)
+def test_full_path(
+    file: str,
+    variant: str,
+    preset: str,
+    keys: dict[str, Any],
+    golden: Callable[[str], Arrays],
+    golden_model: dict[str, Any],
+) -> None:
+    arrays = golden(file)
+    made = segmenter(golden_model, arrays, preset, **{**SLIDE, **keys})
+    labels = arrays[f"label_{variant}"]
+    from_resized = made.segment_resized(arrays["resized"], labels.shape)
+    assert np.array_equal(from_resized.labels, labels)
+    assert np.array_equal(made(arrays["image"]).labels, labels)  # our resize is OpenCV's, bit for bit
+    for name, step in ((f"prob_{variant}", 1), (f"prob_{variant}_sub3", 3)):
+        if name in arrays:
+            ours = from_resized.probabilities[:, ::step, ::step]
+            total = ours.sum(0) if preset == "naclip" else 1.0  # NACLIP hands out probabilities divided by their sum
+            assert np.abs(ours / total - arrays[name]).max() <= PROBABILITIES
+
+
+@pytest.mark.parametrize(
+    ("file", "array", "preset", "step", "keys"),
+    [
+        ("sclip_predict", "logits_ori_sub3", "sclip", 3, SLIDE),
+        ("sclip_predict", "logits_whole_crop0_sub3", "sclip", 3, {**SLIDE, "tiling__window": 0}),
+        ("clear_mask_predict", "logits_slide_sub3", "clearclip", 3, SLIDE),
+        ("naclip_predict", "logits_slide_sub3", "naclip", 3, SLIDE),
+        ("whole_odd", "logits_SCLIP_sub2", "sclip", 2, {"tiling__window": 0}),
+        ("whole_odd", "logits_NACLIP_sub2", "naclip", 2, {"tiling__window": 0}),
+    ],
+)
+def test_cosines_at_image_size(
+    file: str,
+    array: str,
+    preset: str,
+    step: int,
+    keys: dict[str, Any],
+    golden: Callable[[str], Arrays],
+    golden_model: dict[str, Any],
+) -> None:
+    arrays = golden(file)
+    made = segmenter(golden_model, arrays, preset, **keys)
+    with torch.inference_mode():
+        pixels = made.clip.pixels(torch.from_numpy(arrays["resized"]).permute(2, 0, 1))
+        logits = made.logits(pixels, arrays["image"].shape[:2]).numpy()
+    assert np.abs(logits[:, ::step, ::step] - arrays[array]).max() <= COSINES
+
+
+def test_the_two_enlargements_of_a_whole_image_differ(
+    golden: Callable[[str], Arrays], golden_model: dict[str, Any]
+) -> None:
+    """`whole_odd` tells one step (SCLIP) from two (NACLIP); a mix-up must not pass."""
+    arrays = golden("whole_odd")
+    made = segmenter(golden_model, arrays, "sclip", tiling__window=0, tiling__enlarge="two-step")
+    with torch.inference_mode():
+        pixels = made.clip.pixels(torch.from_numpy(arrays["resized"]).permute(2, 0, 1))
+        logits = made.logits(pixels, (137, 190)).numpy()
+    assert np.abs(logits[:, ::2, ::2] - arrays["logits_SCLIP_sub2"]).max() > 1e-3
