@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
-import inspect
 import json
 from typing import Any
 
 from ovlabel.clip import load_clip
-from ovlabel.config import Config, StageConfig
-from ovlabel.errors import ConfigError, unknown
+from ovlabel.config import Config
+from ovlabel.errors import ConfigError
 from ovlabel.segmenter import Segmenter
-from ovlabel.stack import Stack
+from ovlabel.stack import Stack, make_stage
 from ovlabel.text import text_bank
-from ovlabel.types import Stage, TextBank
+from ovlabel.types import TextBank
+from ovlabel.vocabulary import load_templates, load_vocabulary, make_queries
 
 
 def build(config: Config, *, text: TextBank | None = None, offline: bool = False) -> Segmenter:
     """The segmenter of a run.
 
     Args:
-        config: from `load_config`. text: a bank of one's own, in place of `text.vocabulary` and `text.templates`.
+        config: from `load_config`. text: a bank of one's own, in place of `text.vocabulary`, `templates` and `merge`.
         offline: open no connection for weights.
 
     Raises:
@@ -35,47 +34,7 @@ def build(config: Config, *, text: TextBank | None = None, offline: bool = False
     width = int(clip.identity.model["embed_dim"])
     if bank.embeddings.shape[1] != width:
         raise ConfigError(f"the text bank has {bank.embeddings.shape[1]} dimensions, the encoder {width}")
-    return Segmenter(
-        clip,
-        bank,
-        stack,
-        config.tiling,
-        config.labels,
-        config.text.logit_scale,
-        config.store.probabilities,
-    )
-
-
-def stage_class(name: str) -> type[Any]:
-    """The one dataclass that `stages/NAME.py` defines."""
-    module = importlib.import_module(f"ovlabel.stages.{name}")
-    found = [
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value) and value.__module__ == module.__name__ and dataclasses.is_dataclass(value)
-    ]
-    if len(found) != 1:
-        raise ConfigError(f"ovlabel/stages/{name}.py must define one dataclass, not {len(found)}")
-    return found[0]
-
-
-def make_stage(config: StageConfig) -> Stage:
-    """A stage from its config table. Raises ConfigError for an unknown field or a value of another type."""
-    cls = stage_class(config.use)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    values = dict(config.fields)
-    for name, value in values.items():
-        if name not in fields:
-            raise ConfigError(unknown(f"key of stage '{config.use}'", name, fields))
-        default = fields[name].default
-        if isinstance(default, float) and type(value) is int:
-            values[name] = float(value)
-        elif type(default) is not type(value) and default is not dataclasses.MISSING and default is not None:
-            raise ConfigError(
-                f"{config.use}.{name} takes a {type(default).__name__} such as {default!r}, not {value!r}"
-            )
-    stage: Stage = cls(**values)
-    return stage
+    return Segmenter(clip, bank, stack, config)
 
 
 def resolved(config: Config, segmenter: Segmenter, *, own_text: bool = False) -> dict[str, Any]:
@@ -85,18 +44,21 @@ def resolved(config: Config, segmenter: Segmenter, *, own_text: bool = False) ->
     encoder = values["encoder"]
     encoder.pop("device")
     encoder.update(model=identity.model, weights=identity.weights, mean=list(identity.mean), std=list(identity.std))
+    text = values["text"]
     if own_text:
         bank = segmenter.bank
-        values["text"]["vocabulary"] = {"classes": list(bank.classes), "background": bank.background}
-        values["text"]["templates"] = hashlib.sha256(bank.embeddings.tobytes()).hexdigest()
+        asked = [bank.embeddings.tobytes().hex(), bank.class_of.tolist(), bank.kinds, bank.groups]
+        names, background, thresholds = bank.classes, bank.background, bank.thresholds
+        text["merge"] = bank.merge
+        least = None if thresholds is None else thresholds.tolist()
     else:
-        from ovlabel.vocabulary import load_templates, load_vocabulary, make_queries
-
         vocabulary = load_vocabulary(config.text.vocabulary)
         queries = make_queries(vocabulary, load_templates(config.text.templates))
-        asked = json.dumps([[q.class_index, q.prompts] for q in queries])
-        values["text"]["vocabulary"] = vocabulary.content()
-        values["text"]["templates"] = hashlib.sha256(asked.encode()).hexdigest()
+        asked = [[query.class_index, query.prompts] for query in queries]
+        names, background = tuple(entry.name for entry in vocabulary.classes), vocabulary.background
+        least = [entry.threshold for entry in vocabulary.classes]
+    text["vocabulary"] = {"classes": list(names), "background": background, "thresholds": least}
+    text["templates"] = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     values["stages"] = [
         {"use": s.use, **dataclasses.asdict(make_stage(s))}  # type: ignore[call-overload]
         for s in config.stages

@@ -8,6 +8,7 @@ block around whatever attention it is handed. The run's dtype policy lives here:
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ _DTYPES = {
     "fp64": torch.float64,
 }
 _RANDOM = "random:"
+log = logging.getLogger("ovlabel")
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,9 @@ class Trace:
 
     def edited(self, tokens: Tensor) -> Trace:
         """The same trace with other tokens entering the last block."""
-        return Trace(self._clip, [*self._inputs[:-1], tokens], self.grid)
+        edited = Trace(self._clip, [*self._inputs[:-1], tokens], self.grid)
+        edited._qkv = {layer: known for layer, known in self._qkv.items() if layer < self.layers}
+        return edited
 
 
 class Clip:
@@ -88,11 +92,14 @@ class Clip:
         self.identity, self._last_block, self._positions = identity, config.last_block, config.positions
         self.device = device
         self.dtype = _DTYPES[config.precision]
+        if device.type == "mps" and self.dtype == torch.float64:
+            raise ConfigError("encoder.precision = fp64 is not to be had on mps; use cpu")
         self._model = model.eval().requires_grad_(False).to(self.device)
         if self.dtype == torch.float64:
             self._model = self._model.double()
         self._visual: VisionTransformer = self._model.visual
-        self._table: Tensor = self._visual.positional_embedding.detach().float()
+        self._table: Tensor = self._visual.positional_embedding.detach().float().cpu()
+        self._resampled: dict[tuple[int, int], Tensor] = {}
         self._visual.to(self.dtype)
         self.patch = int(self._visual.patch_size[0])
         self.layers = len(self._visual.transformer.resblocks)
@@ -107,11 +114,12 @@ class Clip:
     def trace(self, windows: Tensor) -> Trace:
         """b 3 H W normalised windows → every block's input. A remainder under one patch is not looked at."""
         visual = self._visual
-        patches = visual.conv1(windows.to(self.dtype))
-        grid = (int(patches.shape[-2]), int(patches.shape[-1]))
-        tokens = patches.flatten(2).transpose(1, 2)
+        grid = (windows.shape[-2] // self.patch, windows.shape[-1] // self.patch)
+        # conv1 as a product of patches and weights: a convolution would run in TF32 on some GPUs even in fp32
+        patches = F.unfold(windows.to(self.dtype), self.patch, stride=self.patch).transpose(1, 2)
+        tokens = patches @ visual.conv1.weight.flatten(1).T
         cls = visual.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
-        tokens = torch.cat((cls, tokens), dim=1) + self.positions(grid).to(tokens.dtype)
+        tokens = torch.cat((cls, tokens), dim=1) + self.positions(grid).to(tokens)
         tokens = visual.ln_pre(tokens)
         inputs = [tokens]
         for block in visual.transformer.resblocks[:-1]:
@@ -119,12 +127,17 @@ class Clip:
         return Trace(self, inputs, grid)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
-        """The positional table for a patch grid: n width, float32.
+        """The positional table for a patch grid: n width, float32, on the CPU; resampled once a grid.
 
         "clip": bicubic with scale factors (h + 0.1) / side, the rule of the published methods. "open_clip": bicubic,
         antialiased, as open_clip resizes on loading. The native grid takes the table as it is; a grid of another
         shape with as many cells (7 × 28 for 14 × 14) is resampled, where the references use the table in wrong order.
         """
+        if grid not in self._resampled:
+            self._resampled[grid] = self._resample(grid)
+        return self._resampled[grid]
+
+    def _resample(self, grid: tuple[int, int]) -> Tensor:
         rows, columns = self._visual.grid_size
         if grid == (rows, columns):
             return self._table
@@ -225,6 +238,8 @@ def load_clip(config: EncoderConfig, *, offline: bool = False) -> Clip:
         source = weight_files.find(config.weights, config.model, tags, tag_config, offline)
         tensors, openai = weight_files.read(source.path)
         wanted = True if openai else source.quick_gelu
+        if wanted is None:
+            log.info("the weights don't say their activation; taking the model's (quick_gelu = %s)", quick_gelu)
         if wanted is not None and wanted != quick_gelu:
             raise WeightsError(
                 f"the weights were trained with {'QuickGELU' if wanted else 'GELU'}, but {config.model} has "
@@ -252,6 +267,8 @@ def pick_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("devices are auto, cpu, cuda, cuda:N and mps")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]

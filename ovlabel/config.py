@@ -125,11 +125,6 @@ SECTIONS = {
 _TYPES = {f"{section}.{name}": hint for section, cls in SECTIONS.items() for name, hint in get_type_hints(cls).items()}
 
 
-def keys() -> list[str]:
-    """Every dotted key, in order, without the stages' own fields."""
-    return list(_TYPES)
-
-
 def stage_names() -> list[str]:
     """Names of the files in `stages/`."""
     return sorted(p.stem for p in STAGES.glob("*.py") if not p.stem.startswith("_"))
@@ -266,7 +261,7 @@ def _loose(value: Any) -> Any:
             value = tomllib.loads(f"v = {value}")["v"]
         except tomllib.TOMLDecodeError:
             return str(value)
-    return tuple(value) if isinstance(value, list) and not _tables(value) else value
+    return tuple(_loose(part) for part in value) if isinstance(value, list) and not _tables(value) else value
 
 
 def _tables(values: list[Any]) -> bool:
@@ -307,8 +302,11 @@ def _check_values(config: Config) -> None:
             tiling.window == 0 or tiling.stride <= tiling.window,
             "at most tiling.window, or pixels are left out",
         ),
-        ("tiling.scales", bool(tiling.scales) and min(tiling.scales) > 0, "one positive number or more, as [1.0, 1.5]"),
-        ("tiling.scales", max(tiling.scales, default=1) <= 16, "at most 16 each"),
+        (
+            "tiling.scales",
+            bool(tiling.scales) and all(0 < scale <= 16 for scale in tiling.scales),
+            "one number or more between 0 and 16, as [1.0, 1.5]",
+        ),
         ("tiling.views", bool(tiling.views), "one view or more"),
         ("text.logit_scale", 0 < config.text.logit_scale < float("inf"), "positive and finite"),
         ("labels.probability_threshold", 0 <= labels.probability_threshold <= 1, "between 0 and 1"),

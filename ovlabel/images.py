@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ovlabel.errors import ConfigError, ImageError
 from ovlabel.types import ImageItem, UInt8Image
+
+log = logging.getLogger("ovlabel")
 
 SUFFIXES = frozenset(
     f".{name}"
@@ -34,29 +37,31 @@ def list_images(folder: Path) -> list[ImageItem]:
     """
     if not folder.is_dir():
         raise ConfigError(f"no folder {folder}")
-    items = list(_walk(folder, ""))
-    return sorted(items, key=lambda item: item.key)
+    return sorted(_walk(folder), key=lambda item: item.key)
 
 
-def _walk(folder: Path, prefix: str) -> Iterator[ImageItem]:
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        if not prefix:
-            raise ConfigError(f"cannot read folder {folder}: {error.strerror}") from None
-        warnings.warn(f"folder {folder} was left out: {error.strerror}", stacklevel=2)
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
+def _walk(root: Path) -> Iterator[ImageItem]:
+    folders = [("", root)]
+    while folders:
+        prefix, folder = folders.pop()
+        try:
+            entries = list(os.scandir(folder))
+        except OSError as error:
+            if not prefix:
+                raise ConfigError(f"cannot read folder {folder}: {error.strerror}") from None
+            log.warning("folder %s was left out: %s", printable(prefix), error.strerror)
             continue
-        if entry.is_dir(follow_symlinks=False):
-            if not entry.name.lower().endswith(".zarr"):
-                yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-            with contextlib.suppress(OSError):  # a link to itself, a file that vanished meanwhile
-                stat = entry.stat()
-                if S_ISREG(stat.st_mode):
-                    yield ImageItem(prefix + entry.name, Path(entry.path), stat.st_size, stat.st_mtime_ns)
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                if not entry.name.lower().endswith(".zarr"):
+                    folders.append((f"{prefix}{entry.name}/", Path(entry.path)))
+            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+                with contextlib.suppress(OSError):  # a link to itself, a file that vanished meanwhile
+                    stat = entry.stat()
+                    if S_ISREG(stat.st_mode):
+                        yield ImageItem(prefix + entry.name, Path(entry.path), stat.st_size, stat.st_mtime_ns)
 
 
 def printable(key: str) -> str:
@@ -70,8 +75,8 @@ def read_file(path: Path) -> tuple[bytes, str]:
     """A file's bytes and their sha256 in hex. Raises ImageError."""
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot read the file: {error.strerror}") from None
+    except (OSError, MemoryError) as error:
+        raise ImageError(f"cannot read the file: {getattr(error, 'strerror', None) or 'out of memory'}") from None
     return data, hashlib.sha256(data).hexdigest()
 
 

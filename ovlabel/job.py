@@ -7,16 +7,16 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from ovlabel import __version__
 from ovlabel.cache import file_sha256
 from ovlabel.config import Config
-from ovlabel.errors import ImageError, StoreError
+from ovlabel.errors import ConfigError, ImageError, StoreError
 from ovlabel.images import decode, list_images, printable, read_file
-from ovlabel.store import Record, Store, check_run, create_store, exists, locked, open_store
+from ovlabel.store import Record, Store, check_folder, check_run, create_store, exists, locked, open_store
 from ovlabel.types import Annotation, ChunkReport, ImageItem, TextBank, UInt8Image
 from ovlabel.vocabulary import Vocabulary, load_templates, load_vocabulary
 
@@ -85,7 +85,9 @@ class Job:
         segmenter, run = (make or _make)(self.config, self.text, self.offline)
         with locked(self.out):
             store = self.store = open_store(self.out) if exists(self.out) else _create(self, run)
+            check_folder(store, self.folder)
             check_run(store, run)
+            store.settle(self.written, self.folder)
             store.clear_unfinished()
             self.pending = store.pending(self.items)
             yield from self._chunks(store, segmenter, on_image)
@@ -152,7 +154,7 @@ def annotate(
     chunk_size: int = 64,
     offline: bool = False,
 ) -> Iterator[ChunkReport]:
-    """Annotate what is pending in a folder; yields a report a commit.
+    """Annotate what is pending in a folder: an iterator that works as it is walked, a report a commit.
 
     Args:
         folder: photographs, in any depth of folders. config: from `load_config`.
@@ -163,8 +165,7 @@ def annotate(
     Raises:
         ConfigError, WeightsError, StoreError: see `Job.run`. An image that can't be read is reported, not raised.
     """
-    job = prepare(folder, config, out, text=text, chunk_size=chunk_size, offline=offline)
-    yield from job.run()
+    return prepare(folder, config, out, text=text, chunk_size=chunk_size, offline=offline).run()
 
 
 def prepare(
@@ -179,9 +180,13 @@ def prepare(
     """List the folder and find what is pending, without torch. Raises ConfigError, StoreError."""
     folder = Path(folder)
     items = list_images(folder)
+    if "://" in str(out):
+        raise ConfigError(f"--out {out}: a store is a folder on this machine")
     path = default_store(folder) if out is None else Path(out)
     written = as_written(config, own_text=text is not None)
     store = open_store(path) if exists(path) else None
+    if store is not None:
+        check_folder(store, folder)
     return Job(
         folder=folder,
         out=path,
@@ -205,18 +210,26 @@ def default_store(folder: Path) -> Path:
 
 def annotate_image(item: ImageItem, segmenter: Annotator, store: Store) -> Entry:
     """One image's record and arrays; a file of the same content as a committed image shares that one's arrays."""
-    record = Record(item.key, item.size, item.mtime_ns)
-    values = dict(vars(record))
+    record, stage = Record(item.key, item.size, item.mtime_ns), "open"
     try:
         data, sha256 = read_file(item.path)
-        values["sha256"] = sha256
         if twin := store.like(sha256):
-            return Record(**{**vars(twin), **{k: values[k] for k in ("key", "size", "mtime_ns")}}), None
+            return replace(twin, key=item.key, size=item.size, mtime_ns=item.mtime_ns), None
+        record, stage = replace(record, sha256=sha256), "decode"
         image = decode(data)
-    except ImageError as error:
-        log.warning("%s: %s", printable(item.key), error)
-        return Record(**{**values, "outcome": "failed", "stage": "read", "error": str(error)}), None
-    return Record(**values), segmenter.annotation(image)
+        stage = "segment"
+        return record, segmenter.annotation(image)
+    except (ImageError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, ImageError) and not _out_of_memory(error):
+            raise
+        reason = str(error) if isinstance(error, ImageError) else "out of memory"
+        log.warning("%s: %s", printable(item.key), reason)
+        return replace(record, outcome="failed", stage=stage, error=reason), None
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether an image was too large for the machine: Python's, torch's CPU and its devices' ways to say so."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
 def as_written(config: Config, *, own_text: bool = False) -> dict[str, Any]:
@@ -228,11 +241,9 @@ def as_written(config: Config, *, own_text: bool = False) -> dict[str, Any]:
     values["encoder"].pop("device")
     vocabulary, templates = load_vocabulary(config.text.vocabulary), load_templates(config.text.templates)
     content = json.dumps([vocabulary.content(), dict(templates.by_kind), templates.adaptive], sort_keys=True)
-    files = {
-        name: file_sha256(Path(name).expanduser())
-        for name in (config.encoder.model, config.encoder.weights)
-        if Path(name).expanduser().is_file()
-    }
+    weights = Path(config.encoder.weights).expanduser()
+    named = (Path(config.encoder.model).expanduser(), weights, weights.parent / "open_clip_config.json")
+    files = {str(path): file_sha256(path) for path in named if path.is_file()}
     return {
         "config": values,
         "prompts": "given" if own_text else hashlib.sha256(content.encode()).hexdigest(),
@@ -252,9 +263,9 @@ def _create(job: Job, run: dict[str, Any]) -> Store:
     vocabulary = load_vocabulary(job.config.text.vocabulary) if job.text is None else _vocabulary_of(job.text)
     text = {
         "classes": [entry.name for entry in vocabulary.classes],
-        "kinds": [entry.kind for entry in vocabulary.classes],
         "colours": [list(colour) for colour in vocabulary.colours],
         "background": vocabulary.background,
+        "vocabulary": vocabulary.content()["classes"],
     }
     return create_store(job.out, job.folder, run, job.written, text)
 

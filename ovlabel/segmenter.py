@@ -10,10 +10,10 @@ travel in batches; every reduction is per window, so a window never sees its bat
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovlabel.clip import Clip, Trace
-from ovlabel.config import LabelsConfig, TilingConfig
-from ovlabel.errors import StackError
-from ovlabel.ops import enlarge, lift_rows, normalise, scaled_scores
-from ovlabel.stack import Stack, name_of
+from ovlabel.config import Config
+from ovlabel.errors import ConfigError, StackError
+from ovlabel.ops import enlarge, lift_rows, normalise, resize, scaled_scores
+from ovlabel.stack import Stack, levels_of, name_of
 from ovlabel.types import (
     Annotation,
     Box,
@@ -38,9 +38,7 @@ from ovlabel.types import (
     below_threshold,
     label_dtype,
 )
-from ovlabel.windows import Canvas, GridCanvas, cut, enlarge_window, resize, tile, working_size
-
-log = logging.getLogger("ovlabel")
+from ovlabel.windows import Canvas, GridCanvas, cut, enlarge_window, tile, working_size
 
 _FLIPS = {"identity": (), "hflip": (-1,), "vflip": (-2,)}
 _BAND_VALUES = 2**26  # float32 values lifted to image size at a time (256 MiB)
@@ -48,17 +46,33 @@ _BAND_VALUES = 2**26  # float32 values lifted to image size at a time (256 MiB)
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One batch of windows on its way down.
-
-    Attributes:
-        maps: b e h w features, later b q h w cosines. context: what stages may read.
-        padding: (left, right, top, bottom) zeros around each window. padded: its (height, width) with them.
-    """
+    """One batch of windows on its way down: b e h w features, later b q h w cosines, and what stages may read."""
 
     maps: Tensor
     context: WindowContext
-    padding: tuple[int, int, int, int]
-    padded: tuple[int, int]
+
+
+@dataclass
+class _Untraced:
+    """Stands for the trace once windows are stitched: there is no single one any more. Asking it raises StackError."""
+
+    grid: tuple[int, int]
+    layers: int = 0
+
+    def _refuse(self, _: int) -> NoReturn:
+        raise StackError('a stage asks for the layers of a window, which tiling.stitch = "features" has left behind')
+
+    tokens = qkv = attention = _refuse
+
+
+@dataclass(frozen=True, eq=False)
+class _Decision:
+    """One image's result where it was computed: labels and confidence H W, probabilities c h w, the working size."""
+
+    labels: Tensor
+    confidence: Tensor
+    probabilities: Tensor
+    working_size: tuple[int, int]
 
 
 class Segmenter:
@@ -66,41 +80,32 @@ class Segmenter:
 
     Args:
         clip: the encoder. bank: what is asked. stack: the stages.
-        tiling, labels: settings of the run. logit_scale: softmax multiplier.
+        config: `tiling`, `labels`, `store.probabilities` and `text.logit_scale` are read.
         batch_size: windows that go through the encoder together; never changes a result beyond rounding.
 
     Raises:
         StackError: a stage acts at `window`, where `tiling.enlarge = "direct"` has no window pixels.
+        ConfigError: windows under one patch without padding.
     """
 
-    def __init__(
-        self,
-        clip: Clip,
-        bank: TextBank,
-        stack: Stack,
-        tiling: TilingConfig,
-        labels: LabelsConfig,
-        logit_scale: float,
-        keep: str = "top5",
-        batch_size: int = 16,
-    ) -> None:
-        self.clip, self.bank, self.stack = clip, bank.merged(), stack
-        self.tiling, self.settings, self.logit_scale = tiling, labels, logit_scale
-        self.keep, self.batch_size = keep, batch_size
+    def __init__(self, clip: Clip, bank: TextBank, stack: Stack, config: Config, batch_size: int = 16) -> None:
+        self.clip, self.bank, self.stack, self.config = clip, bank.merged(), stack, config
+        self.batch_size = batch_size
+        tiling = config.tiling
         self._direct = tiling.enlarge == "direct" and tiling.window == 0
         if self._direct and stack.acts_at("window"):
             raise StackError('a stage acts at the level window, which needs tiling.enlarge = "two-step"')
+        if 0 < tiling.window < clip.patch and tiling.pad == "none":
+            raise ConfigError(
+                f'tiling.window = {tiling.window}: under a patch of {clip.patch} it needs tiling.pad = "center"'
+            )
         wide = torch.float64 if clip.dtype == torch.float64 else torch.float32
         self.text = torch.from_numpy(self.bank.embeddings).to(clip.device, wide)
         self._class_of = torch.from_numpy(self.bank.class_of).to(clip.device)
 
     def __call__(self, image: UInt8Image) -> Prediction:
         """Labels, confidence and probabilities of a uint8 H W 3 RGB image. Raises ValueError for another shape."""
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise ValueError(f"an image is uint8 H W 3, not {image.dtype} {image.shape}")
-        size = (image.shape[0], image.shape[1])
-        target = working_size(size, self.tiling.short_side, self.tiling.long_side, self.clip.patch)
-        return self.segment_resized(resize(image, target), size, image)
+        return self._prediction(self._decide_image(image))
 
     def segment_resized(
         self, resized: UInt8Image, size: tuple[int, int], image: UInt8Image | None = None
@@ -110,15 +115,47 @@ class Segmenter:
         Args:
             resized: uint8 h w 3 RGB at working size; it is not resized again.
             size: (height, width) of the labels to make: the photograph's.
-            image: the photograph, for stages that read it from `logits` on; by default `resized`, enlarged to `size`.
+            image: the photograph, for other scales and for stages that read it; by default `resized`.
         """
+        return self._prediction(self._decide_resized(resized, size, image))
+
+    def annotation(self, image: UInt8Image) -> Annotation:
+        """What the store keeps of `segmenter(image)`; `store.probabilities` says how much."""
+        decision = self._decide_image(image)
+        classes, probabilities = _kept(decision, self.config.store.probabilities)
+        labels = self._label_map(decision.labels)
+        wanted = self._finish_size(labels.shape, decision.working_size, capped=False)
+        return Annotation(
+            labels,
+            _quantised(decision.confidence),
+            classes,
+            probabilities,
+            decision.working_size,
+            reduced=tuple(decision.probabilities.shape[1:]) != wanted,
+        )
+
+    def _decide_image(self, image: UInt8Image) -> _Decision:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+            raise ValueError(f"an image is uint8 H W 3, not {image.dtype} {image.shape}")
+        size = (image.shape[0], image.shape[1])
+        tiling = self.config.tiling
+        target = working_size(size, tiling.short_side, tiling.long_side, self.clip.patch)
+        return self._decide_resized(resize(image, target), size, image)
+
+    def _decide_resized(self, resized: UInt8Image, size: tuple[int, int], image: UInt8Image | None) -> _Decision:
+        source = resized if image is None else image
+        working = (resized.shape[0], resized.shape[1])
         with torch.inference_mode():
+            pyramid = [
+                self.clip.pixels(
+                    _channels_first(resized if scale == 1 else resize(source, self._scaled(working, scale)))
+                )
+                for scale in self.config.tiling.scales
+            ]
+            logits = self.logits(pyramid, self._finish_size(size, working))
             pixels = self.clip.pixels(_channels_first(resized))
-            target = self._finish_size(size, (pixels.shape[-2], pixels.shape[-1]))
-            logits = self.logits(pixels, target)
-            context = ImageContext(
-                resize(resized, size) if image is None else image, pixels, self.text, self.logit_scale
-            )
+            whole = resize(source, size) if self.stack.acts_at("logits", "probabilities", "labels") else source
+            context = ImageContext(whole, pixels, self.bank, self.text, self.config.text.logit_scale)
             logits = self.stack.edit("logits", logits, context)
             probabilities = self._probabilities(logits)
             del logits
@@ -126,52 +163,51 @@ class Segmenter:
             probabilities = self._drop_small(probabilities)
             labels, confidence = self._decide(probabilities, size)
             labels = self.stack.edit("labels", labels, context)
-        dtype = label_dtype(len(self.bank.classes))
+        return _Decision(labels, confidence, probabilities, working)
+
+    def _prediction(self, decision: _Decision) -> Prediction:
         return Prediction(
-            labels=labels.cpu().numpy().astype(dtype),
-            confidence=confidence.float().cpu().numpy(),
-            probabilities=probabilities.float().cpu().numpy(),
-            working_size=(pixels.shape[-2], pixels.shape[-1]),
+            labels=self._label_map(decision.labels),
+            confidence=decision.confidence.float().cpu().numpy(),
+            probabilities=decision.probabilities.float().cpu().numpy(),
+            working_size=decision.working_size,
         )
 
-    def annotation(self, image: UInt8Image) -> Annotation:
-        """What the store keeps of `segmenter(image)`; `store.probabilities` says how much."""
-        prediction = self(image)
-        classes, probabilities = _kept(prediction, self.keep)
-        wanted = self._finish_size(prediction.labels.shape, prediction.working_size, capped=False)
-        return Annotation(
-            prediction.labels,
-            _quantised(prediction.confidence),
-            classes,
-            probabilities,
-            prediction.working_size,
-            reduced=prediction.probabilities.shape[1:] != wanted,
-        )
+    def _label_map(self, labels: Tensor) -> LabelMap:
+        small = label_dtype(len(self.bank.classes))
+        values: npt.NDArray[np.int64] = labels.cpu().numpy()
+        return values.astype(np.uint8) if small is np.uint8 else values.astype(np.uint16)
 
     # ------------------------------------------------------------------ image → LOGITS
 
-    def logits(self, pixels: Tensor, target: tuple[int, int]) -> Tensor:
-        """3 H W normalised → q h w mean cosines at `target` size, averaged over scales and views; before any edit."""
-        base = (pixels.shape[-2], pixels.shape[-1])
+    def logits(self, pyramid: Sequence[Tensor], target: tuple[int, int]) -> Tensor:
+        """Mean cosines q h w at `target` size over scales and views, before any edit.
+
+        Args:
+            pyramid: 3 H W normalised, the image at each of `tiling.scales`.
+        """
         total: Tensor | None = None
-        for scale in self.tiling.scales:
-            size = working_size(base, round(min(base) * scale), round(max(base) * scale) + 1, self.clip.patch)
-            scaled = pixels if scale == 1.0 else enlarge(pixels[None], size)[0]
-            for view in self.tiling.views:
+        for pixels in pyramid:
+            for view in self.config.tiling.views:
                 flips = _FLIPS[view]
-                maps = self._view(scaled.flip(flips) if flips else scaled, target)
+                maps = self._view(pixels.flip(flips) if flips else pixels, target)
                 maps = maps.flip(flips) if flips else maps
                 total = maps if total is None else total.add_(maps)
-        assert total is not None
-        count = len(self.tiling.scales) * len(self.tiling.views)
+        if total is None:
+            raise ValueError("an image at one scale or more is needed")
+        count = len(pyramid) * len(self.config.tiling.views)
         return total if count == 1 else total.div_(count)
+
+    def _scaled(self, working: tuple[int, int], scale: float) -> tuple[int, int]:
+        """The working size at another of `tiling.scales`."""
+        return max(round(working[0] * scale), self.clip.patch), max(round(working[1] * scale), self.clip.patch)
 
     def _view(self, pixels: Tensor, target: tuple[int, int]) -> Tensor:
         """One view at one scale: q h w cosines at `target` size."""
         size = (pixels.shape[-2], pixels.shape[-1])
-        boxes = tile(size, self.tiling.window, self.tiling.stride)
-        if self.tiling.stitch == "features":
-            return self._stitch_features(pixels, boxes, size, target)
+        boxes = tile(size, self.config.tiling.window, self.config.tiling.stride)
+        if self.config.tiling.stitch == "features":
+            return self._stitch_features(pixels, boxes, target)
         canvas: Canvas | None = None
         for part in self.features(pixels, boxes):
             part = self._similarity(self._edit_features(part))
@@ -180,51 +216,51 @@ class Segmenter:
             for maps, box in self._window_maps(part):
                 canvas = canvas or Canvas(len(maps), size, maps)
                 canvas.add(maps, box)
-        assert canvas is not None
-        return enlarge(canvas.mean()[None], target)[0]
+        return enlarge(_filled(canvas).mean()[None], target)[0]
 
-    def _stitch_features(
-        self, pixels: Tensor, boxes: tuple[Box, ...], size: tuple[int, int], target: tuple[int, int]
-    ) -> Tensor:
+    def _stitch_features(self, pixels: Tensor, boxes: tuple[Box, ...], target: tuple[int, int]) -> Tensor:
         """`tiling.stitch = "features"`: average unit features on one patch grid, then finish the image as a whole."""
+        size, patch = (pixels.shape[-2], pixels.shape[-1]), self.clip.patch
         canvas: GridCanvas | None = None
         for part in self.features(pixels, boxes):
             unit = normalise(part.maps, 1)
-            canvas = canvas or GridCanvas(unit.shape[1], size, self.clip.patch, unit)
+            canvas = canvas or GridCanvas(unit.shape[1], size, patch, unit)
             for features, box in zip(unit, part.context.boxes, strict=True):
-                canvas.add(features, box, _covered(box, part.padding))
-        assert canvas is not None
-        padded = (canvas.grid[0] * self.clip.patch, canvas.grid[1] * self.clip.patch)
-        whole = Box(0, 0, *size)
-        context = replace(part.context, pixels=pixels[None], boxes=(whole,), cls=None, preview=None, rerun=None)
-        padding = (0, padded[1] - size[1], 0, padded[0] - size[0])
-        part = self._similarity(self._edit_features(Part(canvas.mean()[None], context, padding, padded)))
+                canvas.add(features, box, _covered(box, part.context.padding))
+        stitched = _filled(canvas).mean()[None]
+        padding = (0, -size[1] % patch, 0, -size[0] % patch)
+        context = WindowContext(
+            pixels=F.pad(pixels, padding)[None],
+            text=self.text,
+            logit_scale=self.config.text.logit_scale,
+            trace=_Untraced((stitched.shape[-2], stitched.shape[-1])),
+            boxes=(Box(0, 0, *size),),
+            padding=padding,
+        )
+        part = self._similarity(self._edit_features(Part(stitched, context)))
         maps, _ = next(self._window_maps(part))
         return enlarge(maps[None], target)[0]
 
     def features(self, pixels: Tensor, boxes: tuple[Box, ...]) -> Iterator[Part]:
-        """Batches of windows, tiled, through the encoder: b e h w, not yet edited at `features`."""
+        """Batches of windows through the encoder: b e h w, not yet edited at `features`."""
         for start in range(0, len(boxes), self.batch_size):
             batch = boxes[start : start + self.batch_size]
-            windows = cut(pixels, batch)
             padding = self._padding(batch[0])
-            padded = F.pad(windows, padding) if any(padding) else windows
-            trace = self.clip.trace(padded)
-            context = WindowContext(windows, self.text, self.logit_scale, trace, batch)
+            windows = F.pad(cut(pixels, batch), padding) if any(padding) else cut(pixels, batch)
+            trace = self.clip.trace(windows)
+            context = WindowContext(windows, self.text, self.config.text.logit_scale, trace, batch, padding)
             if self.stack.acts_at("tokens"):
                 tokens = self.stack.edit("tokens", trace.tokens(trace.layers), context)
                 trace = trace.edited(tokens)
                 context = replace(context, trace=trace)
-            block = self._last_block(trace, context)
-            joint = self.clip.project(block)
-            context = replace(context, cls=joint[:, 0])
-            yield Part(_on_grid(joint, trace.grid), context, padding, (padded.shape[-2], padded.shape[-1]))
+            joint = self.clip.project(self._last_block(trace, context))
+            yield Part(_on_grid(joint, trace.grid), replace(context, cls=joint[:, 0]))
 
     def _padding(self, box: Box) -> tuple[int, int, int, int]:
         """Zeros (of the normalised image) around a window up to whole patches; the odd pixel right and bottom."""
         patch = self.clip.patch
         tall, wide = -box.height % patch, -box.width % patch
-        if self.tiling.pad == "none":
+        if self.config.tiling.pad == "none":
             return 0, 0, 0, 0
         return wide // 2, wide - wide // 2, tall // 2, tall - tall // 2
 
@@ -249,9 +285,9 @@ class Segmenter:
         the previewing stage (`whole` less it), so stages that preview and stages that rerun end in each other's calls.
         """
         for stage in rest:
-            if hasattr(stage, "scores"):
+            if "scores" in levels_of(stage):
                 preview = partial(self._preview, trace, rest.after(stage), whole.without(name_of(stage)), context)
-                scores = stage.scores(scores, replace(context, preview=preview))
+                scores = getattr(stage, "scores")(scores, replace(context, preview=preview))  # noqa: B009
         attention = self.stack.edit("attention", scores.softmax(-1).sum(0), context)
         return self.clip.readout(trace, attention)
 
@@ -281,29 +317,33 @@ class Segmenter:
 
     def _window_maps(self, part: Part) -> Iterator[tuple[Tensor, Box]]:
         """Each window's q H W cosines at its own pixels; one by one where no stage wants the batch."""
-        boxes = part.context.boxes
+        context = part.context
+        size = (context.pixels.shape[-2], context.pixels.shape[-1])
         if self.stack.acts_at("window"):
-            maps = enlarge_window(part.maps, boxes[0], part.padding, part.padded)
-            yield from zip(self.stack.edit("window", maps, part.context), boxes, strict=True)
+            maps = enlarge_window(part.maps, context.boxes[0], context.padding, size)
+            yield from zip(self.stack.edit("window", maps, context), context.boxes, strict=True)
             return
-        for one, box in zip(part.maps, boxes, strict=True):
-            yield enlarge_window(one[None], box, part.padding, part.padded)[0], box
+        for one, box in zip(part.maps, context.boxes, strict=True):
+            yield enlarge_window(one[None], box, context.padding, size)[0], box
 
     # ------------------------------------------------------------------ LOGITS → LABELS
 
     def _finish_size(self, size: tuple[int, ...], working: tuple[int, int], *, capped: bool = True) -> tuple[int, int]:
         """Where logits and probabilities live: `labels.finish`, at most `labels.max_finish_pixels`."""
-        if self.settings.finish == "working":
+        if self.config.labels.finish == "working":
             return working
         height, width = size[0], size[1]
-        excess = height * width / self.settings.max_finish_pixels
+        excess = height * width / self.config.labels.max_finish_pixels
         if excess <= 1 or not capped:
             return height, width
         return max(int(height * excess**-0.5), 1), max(int(width * excess**-0.5), 1)
 
     def _probabilities(self, logits: Tensor) -> Tensor:
-        """q h w cosines → c h w: softmax over queries at the logit scale, synonyms merged (`text.merge`)."""
-        scaled = logits * self.logit_scale
+        """q h w cosines → c h w: softmax over queries at the logit scale, synonyms merged (`text.merge`).
+
+        Scales the cosines in place: at image size they are the largest thing there is.
+        """
+        scaled = logits.mul_(self.config.text.logit_scale)
         count = len(self.bank.classes)
         if self.bank.merge == "logsumexp":
             merged = [
@@ -320,8 +360,9 @@ class Segmenter:
     def _decide(self, probabilities: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """c h w → labels (int64 H W) and confidence (H W) at image size, the probability threshold applied.
 
-        Away from image size, the probabilities of the classes that win somewhere are lifted bilinearly, band by band,
-        and decided there, so that borders stay smooth.
+        Away from image size, the probabilities are lifted bilinearly, band by band, and decided there, so that borders
+        stay smooth. Only classes that win at some point of the map are lifted: one that is second on both sides of a
+        border could win between them, and is passed over.
         """
         if probabilities.shape[1:] == size:
             confidence, labels = probabilities.max(0)
@@ -336,24 +377,24 @@ class Segmenter:
 
     def _drop_small(self, probabilities: Tensor) -> Tensor:
         """Zero every class whose share of the foreground's pixels is not above `labels.area_threshold` (SCLIP)."""
-        if not self.settings.area_threshold:
+        if not self.config.labels.area_threshold:
             return probabilities
         count = len(self.bank.classes)
         foreground = torch.ones(count, dtype=torch.bool, device=probabilities.device)
         if self.bank.background is not None:
             foreground[self.bank.background] = False
         area = torch.bincount(probabilities.argmax(0).flatten(), minlength=count) * foreground
-        small = foreground & (area <= self.settings.area_threshold * area.sum())
+        small = foreground & (area <= self.config.labels.area_threshold * area.sum())
         return probabilities.masked_fill(small[:, None, None], 0.0)
 
     def _threshold(self, labels: Tensor, confidence: Tensor) -> Tensor:
         """Pixels under the run's or their class' threshold → background, else the value below_threshold."""
         background = self.bank.background
         fallback = below_threshold(len(self.bank.classes)) if background is None else background
-        least: float | Tensor = self.settings.probability_threshold
+        least: float | Tensor = self.config.labels.probability_threshold
         if self.bank.thresholds is not None:
             least = torch.from_numpy(self.bank.thresholds).to(confidence).clamp_min(least)[labels]
-        return labels.masked_fill(confidence < least, fallback)
+        return labels.masked_fill((confidence < least) | (confidence <= 0), fallback)
 
 
 def _channels_first(image: UInt8Image) -> Tensor:
@@ -371,18 +412,28 @@ def _covered(box: Box, padding: tuple[int, int, int, int]) -> tuple[float, float
     return box.top - top, box.left - left, box.top + box.height + bottom, box.left + box.width + right
 
 
-def _kept(prediction: Prediction, keep: str) -> tuple[LabelMap | None, npt.NDArray[np.uint8] | None]:
+def _kept(decision: _Decision, keep: str) -> tuple[LabelMap | None, npt.NDArray[np.uint8] | None]:
     """The probability maps that the store keeps, at working size: (classes, 255 × probabilities)."""
     if keep == "none":
         return None, None
-    maps = enlarge(torch.from_numpy(prediction.probabilities)[None], prediction.working_size)[0]
+    maps = enlarge(decision.probabilities[None], decision.working_size)[0]
     if keep == "full":
-        return None, _quantised(maps.numpy())
+        return None, _quantised(maps)
     values, classes = maps.topk(min(int(keep.removeprefix("top")), len(maps)), dim=0)
-    indices: npt.NDArray[np.int64] = classes.numpy()
+    indices: npt.NDArray[np.int64] = classes.cpu().numpy()
     small = indices.astype(np.uint8) if label_dtype(len(maps)) is np.uint8 else indices.astype(np.uint16)
-    return small, _quantised(values.numpy())
+    return small, _quantised(values)
 
 
-def _quantised(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    return np.rint(np.clip(probabilities, 0, 1) * 255).astype(np.uint8)
+def _quantised(probabilities: Tensor) -> npt.NDArray[np.uint8]:
+    quantised: npt.NDArray[np.uint8] = (probabilities.clamp(0, 1) * 255).round().byte().cpu().numpy()
+    return quantised
+
+
+_CanvasT = TypeVar("_CanvasT", Canvas, GridCanvas)
+
+
+def _filled(canvas: _CanvasT | None) -> _CanvasT:
+    if canvas is None:
+        raise RuntimeError("an image without windows")
+    return canvas

@@ -1,12 +1,16 @@
-"""An ordered list of stages: its order checked once, then walked level by level."""
+"""An ordered list of stages: made by name, its order checked once, then walked level by level."""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ovlabel.errors import StackError
+from ovlabel.config import StageConfig
+from ovlabel.errors import ConfigError, StackError, unknown
 from ovlabel.types import LEVELS, Stage
 
 # An attention that ignores its input makes the scores before it meaningless, wherever they stand in the list.
@@ -43,9 +47,9 @@ class Stack:
     def __iter__(self) -> Iterator[Stage]:
         return iter(self.stages)
 
-    def acts_at(self, level: str) -> bool:
-        """Whether any stage edits this level."""
-        return any(level in levels_of(stage) for stage in self.stages)
+    def acts_at(self, *levels: str) -> bool:
+        """Whether any stage edits one of these levels."""
+        return any(level in levels_of(stage) for stage in self.stages for level in levels)
 
     def edit(self, level: str, value: Any, context: Any) -> Any:
         """The value after every stage that acts at this level, in order."""
@@ -64,7 +68,7 @@ class Stack:
         return Stack(tuple(s for s in self.stages if name_of(s) != name))
 
 
-def levels_of(stage: Stage) -> tuple[str, ...]:
+def levels_of(stage: Stage | type[Stage]) -> tuple[str, ...]:
     """The levels at which a stage acts: those it has a method for."""
     return tuple(level for level in LEVELS if callable(getattr(stage, level, None)))
 
@@ -78,3 +82,35 @@ def _unchecked(stages: tuple[Stage, ...]) -> Stack:
     stack = object.__new__(Stack)
     object.__setattr__(stack, "stages", stages)
     return stack
+
+
+def stage_class(name: str) -> type[Any]:
+    """The one dataclass that `stages/NAME.py` defines."""
+    module = importlib.import_module(f"ovlabel.stages.{name}")
+    found = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and value.__module__ == module.__name__ and dataclasses.is_dataclass(value)
+    ]
+    if len(found) != 1:
+        raise ConfigError(f"ovlabel/stages/{name}.py must define one dataclass, not {len(found)}")
+    return found[0]
+
+
+def make_stage(config: StageConfig) -> Stage:
+    """A stage from its config table. Raises ConfigError for an unknown field or a value of another type."""
+    cls = stage_class(config.use)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    values = dict(config.fields)
+    for name, value in values.items():
+        if name not in fields:
+            raise ConfigError(unknown(f"key of stage '{config.use}'", name, fields))
+        default = fields[name].default
+        if isinstance(default, float) and type(value) is int:
+            values[name] = float(value)
+        elif type(default) is not type(value) and default is not dataclasses.MISSING and default is not None:
+            raise ConfigError(
+                f"{config.use}.{name} takes a {type(default).__name__} such as {default!r}, not {value!r}"
+            )
+    stage: Stage = cls(**values)
+    return stage

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import platform
 import re
@@ -37,10 +38,11 @@ import numpy.typing as npt
 from ovlabel.errors import BusyError, RunError, StoreError
 from ovlabel.types import Annotation, ImageItem, LabelMap, below_threshold, label_dtype, not_annotated
 
+log = logging.getLogger("ovlabel")
+
 FORMAT = 1
 _INNER = 2**16  # values in an inner chunk: what reading a part of an image decompresses
 _NAME = re.compile(r"\d{8}-[0-9a-f]{8}")
-_NOT_COMPARED = {"encoder.device"}
 
 
 @dataclass(frozen=True)
@@ -79,17 +81,12 @@ class Record:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Record:
-        """The inverse of `to_json`. Raises TypeError for what is no record."""
-        record = cls(**values)
-        return record if not values.get("working") else _with_tuple(record)
+        """The inverse of `to_json`; fields of a later version are passed over. Raises TypeError for no record."""
+        known = {key: value for key, value in values.items() if key in cls.__dataclass_fields__}
+        return cls(**known | {"working": tuple(known.get("working", (0, 0)))})
 
 
 _DEFAULTS = asdict(Record("", -1, -1)) | {"key": ..., "size": ..., "mtime_ns": ..., "outcome": ...}
-
-
-def _with_tuple(record: Record) -> Record:
-    object.__setattr__(record, "working", tuple(record.working))
-    return record
 
 
 class TopProbabilities(NamedTuple):
@@ -151,6 +148,8 @@ def _unquantised(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 class Store(Mapping[str, StoredImage]):
     """An annotated folder: a mapping from key to `StoredImage`, in key order, of the images that are done.
 
+    A photograph that has left the folder, or that goes by another name now, stays under the key it had.
+
     Attributes:
         path: the store. attrs: its attributes. failed: key → record of the images that failed.
     """
@@ -203,7 +202,9 @@ class Store(Mapping[str, StoredImage]):
 
     def refresh(self) -> None:
         """Read the commit records anew; a later record of a key replaces an earlier one."""
-        committed = {name: records for name in self._nodes() if (records := self._committed(name)) is not None}
+        nodes = {name: self._committed(name) for name in self._nodes()}
+        committed = {name: records for name, records in nodes.items() if records is not None}
+        self._unfinished = sorted(nodes.keys() - committed.keys())
         self._last = max((int(name[:8]) for name in committed), default=0)
         self._records: dict[str, Record] = {
             record.key: record
@@ -216,10 +217,17 @@ class Store(Mapping[str, StoredImage]):
     def pending(self, items: Sequence[ImageItem]) -> list[ImageItem]:
         """The items that no valid commit record covers, by key, size and modification time.
 
-        A file that was only touched or renamed is pending too, but its content is known (`like`): nothing is redone.
+        A file that was only touched or renamed is pending too, but its content is known (`like`): nothing is redone. So
+        is one that could not be opened and can be now.
         """
-        stamps = {key: (record.size, record.mtime_ns) for key, record in self._records.items()}
-        return [item for item in items if stamps.get(item.key) != (item.size, item.mtime_ns)]
+
+        def covered(item: ImageItem) -> bool:
+            record = self._records.get(item.key)
+            if record is None or (record.size, record.mtime_ns) != (item.size, item.mtime_ns):
+                return False
+            return record.outcome == "done" or record.stage != "open" or not os.access(item.path, os.R_OK)
+
+        return [item for item in items if not covered(item)]
 
     def like(self, sha256: str) -> Record | None:
         """A done image with this content, whose arrays a file of another name can share."""
@@ -246,7 +254,7 @@ class Store(Mapping[str, StoredImage]):
         return []
 
     def _committed(self, name: str) -> list[Record] | None:
-        """The records of one chunk, or None where its commit never finished. Raises StoreError if it can't be read."""
+        """The records of one chunk, or None where no commit counts. Raises StoreError for a disk that errs."""
         path = self.path / "chunks" / name / "zarr.json"
         try:
             attributes = json.loads(path.read_bytes())["attributes"]
@@ -259,11 +267,28 @@ class Store(Mapping[str, StoredImage]):
     # ---------------------------------------------------------------- writing
 
     def clear_unfinished(self) -> None:
-        """Remove chunks that were never committed. Only for the holder of the lock (`locked`)."""
-        for name in self._nodes():
-            if self._committed(name) is None:
-                shutil.rmtree(self.path / "chunks" / name, ignore_errors=True)
-        self.refresh()
+        """Remove chunks that were never committed. Only for the holder of the lock (`locked`).
+
+        A chunk whose record is there but damaged stays where it is: its images are done anew, its arrays may be of use.
+        """
+        for name in self._unfinished:
+            node = self.path / "chunks" / name
+            if (node / "zarr.json").exists():
+                log.warning("%s: the record of chunk %s is damaged; its images are annotated anew", self.path, name)
+            else:
+                shutil.rmtree(node, ignore_errors=True)
+
+    def settle(self, written: dict[str, Any], folder: Path) -> None:
+        """Note how the run is written and where its folder lies now, so that the next one need not resolve it.
+
+        Only for the holder of the lock.
+        """
+        import zarr
+
+        now = {"written": written, **_place(self.path, folder)}
+        if any(self.attrs[name] != value for name, value in now.items()):
+            self.attrs.update(now)
+            zarr.open_group(self.path, mode="r+").update_attributes(now)
 
     def commit(self, entries: Sequence[tuple[Record, Annotation | None]]) -> None:
         """Write the arrays of the entries, then the record that makes them count. Raises StoreError."""
@@ -362,7 +387,7 @@ def create_store(path: Path, folder: Path, run: dict[str, Any], written: dict[st
 
     Args:
         path: where. folder: the photographs. run, written: the run as resolved and as written.
-        text: `classes`, `kinds`, `colours` in label order, `background` (index or None).
+        text: `classes` and `colours` in label order, `background` (index or None), `vocabulary` (all that it says).
     """
     import zarr
 
@@ -370,8 +395,7 @@ def create_store(path: Path, folder: Path, run: dict[str, Any], written: dict[st
     attrs = {
         "ovlabel_format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "folder": str(folder.resolve()),
-        "folder_from_store": os.path.relpath(folder.resolve(), path.resolve().parent),
+        **_place(path, folder),
         **text,
         "labels": {
             "dtype": np.dtype(label_dtype(count)).name,
@@ -391,10 +415,22 @@ def create_store(path: Path, folder: Path, run: dict[str, Any], written: dict[st
     return open_store(path)
 
 
+def _place(path: Path, folder: Path) -> dict[str, str]:
+    """Where the photographs lie: as a path of its own, and seen from the store, so that both can move together."""
+    real = folder.resolve()
+    return {"folder": str(real), "folder_from_store": os.path.relpath(real, path.resolve().parent)}
+
+
 def versions() -> dict[str, str]:
     """Versions of what the results depend on."""
     names = ("ovlabel", "torch", "open_clip_torch", "numpy", "pillow", "zarr")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def check_folder(store: Store, folder: Path) -> None:
+    """Raise RunError if the store belongs to another folder that is still there; one that has moved is the same."""
+    if store.folder.is_dir() and not os.path.samefile(store.folder, folder):
+        raise RunError(f"{store.path} belongs to the folder {store.folder}, not to {folder}. Pass another --out")
 
 
 def check_run(store: Store, run: dict[str, Any]) -> None:
@@ -410,7 +446,7 @@ def differences(stored: Mapping[str, Any], here: Mapping[str, Any], prefix: str 
     found = []
     for key in dict.fromkeys([*stored, *here]):
         name, old, new = prefix + key, stored.get(key), here.get(key)
-        if old == new or name in _NOT_COMPARED:
+        if old == new:
             continue
         if isinstance(old, Mapping) and isinstance(new, Mapping) and name != "text.vocabulary":
             found += differences(old, new, f"{name}.")
@@ -445,9 +481,10 @@ def locked(path: Path) -> Iterator[None]:
     except OSError as error:
         raise StoreError(f"cannot make {path}: {error.strerror}") from None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(f"{path} is being written by another process; wait for it, or stop it") from None
         yield
-    except BlockingIOError:
-        raise BusyError(f"{path} is being written by another process; wait for it, or stop it") from None
     finally:
         os.close(handle)

@@ -7,9 +7,9 @@ q queries, c classes, e joint embedding, t terms of the scores.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -40,8 +40,10 @@ class Stage(Protocol):
     """One technique: a frozen dataclass in `stages/` with a method for each level at which it acts.
 
     A method takes the level's value and a context (`WindowContext` up to the level `window`, `ImageContext` from
-    `logits` on) and returns the edited value in the same shape. `replaces` names the levels at which the incoming
-    value is ignored; an earlier edit there would be lost, so such a stack is refused.
+    `logits` on) and returns the edited value; axes keep their meaning, the number of terms (`scores`) and the grid
+    (`features`) may change. It leaves its input alone and keeps no hold of what it returns, which later levels may
+    change in place. `replaces` names the levels at which the incoming value is ignored; an earlier edit there would be
+    lost, so such a stack is refused.
     """
 
     replaces: frozenset[str]
@@ -77,11 +79,11 @@ class TextBank:
     def __post_init__(self) -> None:
         put = object.__setattr__
         vectors = np.ascontiguousarray(self.embeddings, dtype=np.float32)
-        put(self, "class_of", np.asarray(self.class_of))
+        put(self, "class_of", np.array(self.class_of))
         put(self, "classes", tuple(self.classes))
         put(self, "kinds", tuple(self.kinds))
         if self.thresholds is not None:
-            put(self, "thresholds", np.asarray(self.thresholds, dtype=np.float32))
+            put(self, "thresholds", np.array(self.thresholds, dtype=np.float32))
         count = len(self.classes)
         if vectors.ndim != 2 or self.class_of.shape != (len(vectors),) or self.class_of.dtype.kind not in "iu":
             raise ConfigError(
@@ -109,7 +111,6 @@ class TextBank:
             return self
         sums = np.zeros((len(self.classes), self.embeddings.shape[1]), np.float64)
         np.add.at(sums, self.class_of, self.embeddings)
-        sums /= np.linalg.norm(sums, axis=1, keepdims=True)
         return TextBank(
             sums.astype(np.float32),
             np.arange(len(self.classes)),
@@ -156,11 +157,13 @@ class WindowContext:
     """What a stage may read up to the level `window`. All tensors lie on the run's device.
 
     Attributes:
-        pixels: b 3 H W, normalised with the model's constants.
+        pixels: b 3 H W, normalised with the model's constants, as the encoder saw them, padding included.
+        padding: zeros at the (left, right, top, bottom) of every window; maps cover them too, up to the level `window`.
         text: q e unit vectors, float32. logit_scale: the softmax multiplier.
-        trace: the layers of this batch; its last layer holds the tokens as the level `tokens` left them.
-        cls: b e, the image embedding of the last block, or None before the level `features`.
-        boxes: b places in the working-size image.
+        trace: the layers of this batch; its last layer holds the tokens as the level `tokens` left them. After
+            `tiling.stitch = "features"` there is one map of the whole image and no trace: asking it raises StackError.
+        cls: b e, the [CLS] token behind the stack's last block; None before the level `features`, and without a trace.
+        boxes: b places in the working-size image, without the padding.
         preview: the stage's own scores → b q h w cosines through the later scores stages and all attention and block
             stages, never through features or later (a first segmentation without a cycle).
         rerun: b n width tokens → the last block's output for them under this stack's attention, before any edit at
@@ -172,6 +175,7 @@ class WindowContext:
     logit_scale: float
     trace: Trace
     boxes: tuple[Box, ...]
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     cls: Tensor | None = None
     preview: Callable[[Tensor], Tensor] | None = None
     rerun: Callable[[Tensor], Tensor] | None = None
@@ -184,11 +188,13 @@ class ImageContext:
     Attributes:
         image: uint8 H W 3, RGB, at image size.
         pixels: 3 H W, the working-size image, normalised.
-        text: q e unit vectors. logit_scale: the softmax multiplier.
+        bank: what is asked: class of each query, groups, background. text: its q e unit vectors on the run's device.
+        logit_scale: the softmax multiplier.
     """
 
     image: UInt8Image
     pixels: Tensor
+    bank: TextBank
     text: Tensor
     logit_scale: float
 
@@ -244,7 +250,6 @@ class ChunkReport:
     done: tuple[str, ...] = ()
     failed: tuple[tuple[str, str], ...] = ()
     seconds: float = 0.0
-    details: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -125,7 +125,7 @@ def load_vocabulary(name: str) -> Vocabulary:
         return _inline(name.removeprefix(INLINE))
     if name in vocabulary_names():
         return _from_toml(_data("vocabularies") / f"{name}.toml", name)
-    path = Path(name)
+    path = Path(name).expanduser()
     if not path.is_file():
         if path.suffix or path.parent != Path("."):
             raise ConfigError(f"no vocabulary file {name}")
@@ -135,10 +135,13 @@ def load_vocabulary(name: str) -> Vocabulary:
 
 def load_templates(name: str) -> Templates:
     """A template set by built-in name or path. Raises ConfigError."""
-    path = _data("templates") / f"{name}.toml" if name in template_names() else Path(name)
+    path = _data("templates") / f"{name}.toml" if name in template_names() else Path(name).expanduser()
     if not path.is_file():
         raise ConfigError(unknown("template set", name, template_names()))
     table = read_toml(path)
+    for key in table:
+        if key not in ("title", "source", "adaptive", "templates"):
+            raise ConfigError(f"{path}: {unknown('key', key, ('title', 'source', 'adaptive', 'templates'))}")
     given = table.get("templates")
     by_kind: dict[str, Any] = given if isinstance(given, dict) else dict.fromkeys(KINDS, given)
     for kind in KINDS:
@@ -223,7 +226,7 @@ def _from_toml(path: Path, name: str) -> Vocabulary:
         raise ConfigError(f"{path}: write each class as a table of its own under [[class]]")
     if background is not None and not isinstance(background, dict):
         raise ConfigError(f"{path}: write the background as a table [background] with name and queries")
-    entries = ([{"kind": "stuff", **background}] if background else []) + entries
+    entries = ([{"kind": "stuff", **background}] if background is not None else []) + entries
     if not entries:
         raise ConfigError(f"{path} holds no [[class]]")
     classes = tuple(_entry(path, i, entry) for i, entry in enumerate(entries))
@@ -233,7 +236,7 @@ def _from_toml(path: Path, name: str) -> Vocabulary:
         _typed(path, table, "title", str, name),
         _typed(path, table, "source", str, ""),
         classes,
-        0 if background else None,
+        None if background is None else 0,
     )
 
 

@@ -215,7 +215,7 @@ def read_torchscript(archive: zipfile.ZipFile) -> dict[str, Tensor]:
     name = next(n for n in archive.namelist() if n.endswith("/data.pkl"))
     with archive.open(name) as file:
         root = _TensorsOnly(file, archive, name.removesuffix("data.pkl")).load()
-    return dict(_tensors(root, ""))
+    return dict(_tensors(root, "", set()))
 
 
 class _Module:
@@ -232,6 +232,7 @@ class _TensorsOnly(pickle.Unpickler):
     def __init__(self, file: IO[bytes], archive: zipfile.ZipFile, prefix: str) -> None:
         super().__init__(file)
         self._archive, self._prefix = archive, prefix
+        self._storages: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith("__torch__"):
@@ -239,35 +240,38 @@ class _TensorsOnly(pickle.Unpickler):
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
         allowed: dict[tuple[str, str], Any] = {
-            ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
+            ("torch._utils", "_rebuild_tensor_v2"): lambda *parts: _rebuild(*parts),
             ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
             ("collections", "OrderedDict"): OrderedDict,
             ("torch.jit._pickle", "restore_type_tag"): lambda value, _: value,
-            ("torch.jit._pickle", "build_intlist"): list,
-            ("torch.jit._pickle", "build_doublelist"): list,
-            ("torch.jit._pickle", "build_boollist"): list,
-            ("torch.jit._pickle", "build_tensorlist"): list,
+            **{("torch.jit._pickle", f"build_{kind}list"): list for kind in ("int", "double", "bool", "tensor")},
         }
         if (module, name) not in allowed:
             raise WeightsError(f"the archive asks for {module}.{name}; only tensors are read, nothing is run")
         return allowed[module, name]
 
     def persistent_load(self, pid: Any) -> Tensor:
+        """A storage, read once; its size must be the one declared, and uncompressed, as torch writes it."""
         _, dtype, key, _, count = pid
-        data = self._archive.read(f"{self._prefix}data/{key}")
-        if not count:
-            return torch.empty(0, dtype=dtype)
-        return torch.frombuffer(bytearray(data), dtype=dtype, count=count)
+        if key not in self._storages:
+            entry = self._archive.getinfo(f"{self._prefix}data/{key}")
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != count * dtype.itemsize:
+                raise WeightsError(f"storage {key} of the archive is not what it declares")
+            data = bytearray(self._archive.read(entry))
+            self._storages[key] = torch.frombuffer(data, dtype=dtype) if count else torch.empty(0, dtype=dtype)
+        return self._storages[key]
 
 
 def _rebuild(storage: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
     return torch.as_strided(storage, tuple(size), tuple(stride), offset)
 
 
-def _tensors(node: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(node, _Module):
+def _tensors(node: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor below a module by dotted name; a module that is there twice is walked once."""
+    if isinstance(node, _Module) and id(node) not in seen:
+        seen.add(id(node))
         for name, value in vars(node).items():
             if isinstance(value, Tensor):
                 yield prefix + name, value
             else:
-                yield from _tensors(value, f"{prefix}{name}.")
+                yield from _tensors(value, f"{prefix}{name}.", seen)

@@ -1,16 +1,12 @@
-"""Sizes, windows and stitching: pure geometry, shared by every image."""
+"""Sizes, windows and stitching: pure geometry."""
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ovlabel.ops import enlarge
-from ovlabel.types import Box, UInt8Image
-
-_ONE = 2048  # fixed-point weight of 1 in `resize`
+from ovlabel.types import Box
 
 
 def working_size(size: tuple[int, int], short_side: int, long_side: int, patch: int) -> tuple[int, int]:
@@ -22,40 +18,6 @@ def working_size(size: tuple[int, int], short_side: int, long_side: int, patch: 
     height, width = size
     factor = min(long_side / max(height, width), short_side / min(height, width))
     return max(int(height * factor + 0.5), patch), max(int(width * factor + 0.5), patch)
-
-
-def resize(image: UInt8Image, size: tuple[int, int]) -> UInt8Image:
-    """uint8 H W 3 → uint8 at (height, width) `size`: bilinear, half-pixel centres, no antialiasing.
-
-    Bit for bit OpenCV's INTER_LINEAR, with which the published protocols resize: weights in 1/2048, columns first,
-    then rows, each product shifted before the sum.
-    """
-    if image.shape[:2] == size:
-        return image
-    top, bottom, upper, lower = _samples(size[0], image.shape[0])
-    left, right, near, far = _samples(size[1], image.shape[1])
-    # beyond the borders OpenCV drops the outer column's weight, but keeps both rows'
-    near, far = np.where(left == right, _ONE, near), np.where(left == right, 0, far)
-
-    def columns(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-        source = image[rows].astype(np.int32)
-        mixed = source[:, left] * near[None, :, None] + source[:, right] * far[None, :, None]
-        return (mixed >> 4).astype(np.int32)
-
-    total = ((columns(top) * upper[:, None, None]) >> 16) + ((columns(bottom) * lower[:, None, None]) >> 16)
-    resized: UInt8Image = np.clip((total + 2) >> 2, 0, 255).astype(np.uint8)
-    return resized
-
-
-def _samples(
-    count: int, length: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """For `count` samples of `length` pixels: the two neighbours of each and their weights in 1/2048."""
-    place = ((np.arange(count) + 0.5) * (length / count) - 0.5).astype(np.float32)
-    low = np.floor(place).astype(np.int64)
-    share = place - low.astype(np.float32)
-    weights = [np.rint(w * _ONE).astype(np.int32) for w in (np.float32(1) - share, share)]
-    return np.clip(low, 0, length - 1), np.clip(low + 1, 0, length - 1), weights[0], weights[1]
 
 
 def tile(size: tuple[int, int], window: int, stride: int) -> tuple[Box, ...]:
@@ -97,8 +59,9 @@ class Canvas:
         self._count[rows, columns] += 1
 
     def mean(self) -> Tensor:
-        """c H W. Cells that no window saw are a programming error, not a value."""
-        assert bool((self._count > 0).all()), "windows left pixels out"
+        """c H W. Raises RuntimeError for cells that no window saw: a defect, not a value."""
+        if not bool((self._count > 0).all()):
+            raise RuntimeError("windows left pixels out")
         return self._sum.div_(self._count)
 
 

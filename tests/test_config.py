@@ -11,19 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovlabel.builder import make_stage
 from ovlabel.config import (
     Config,
     EncoderConfig,
     StageConfig,
     TilingConfig,
     flat,
-    keys,
     load_config,
     preset_names,
     setting,
 )
 from ovlabel.errors import ConfigError
+from ovlabel.stack import make_stage
 from ovlabel.vocabulary import vocabulary_names
 
 
@@ -247,12 +246,6 @@ def test_configs_can_be_members_of_a_set() -> None:
     assert len(configs) == 2
 
 
-def test_keys_lists_every_key_of_the_dict_and_no_other() -> None:
-    config = Config().to_dict()
-    config.pop("stages")
-    assert keys() == list(flat(config))
-
-
 # Errors
 
 
@@ -279,7 +272,7 @@ def test_keys_lists_every_key_of_the_dict_and_no_other() -> None:
         ({"tiling.window": -1}, r"tiling.window = -1"),
         ({"tiling.short_side": 0}, r"tiling.short_side = 0"),
         ({"tiling.long_side": 100}, r"tiling.long_side = 100: it must be at least tiling.short_side"),
-        ({"tiling.scales": []}, r"tiling.scales = \(\): it must be one positive number or more"),
+        ({"tiling.scales": []}, r"tiling.scales = \(\): it must be one number or more"),
         ({"tiling.scales": [1.0, 0.0]}, r"tiling.scales"),
         ({"tiling.views": []}, r"tiling.views = \(\)"),
         ({"text.logit_scale": 0}, r"text.logit_scale = 0.0: it must be positive"),

@@ -193,7 +193,7 @@ def test_cosines_at_image_size(
     made = segmenter(golden_model, arrays, preset, **keys)
     with torch.inference_mode():
         pixels = made.clip.pixels(torch.from_numpy(arrays["resized"]).permute(2, 0, 1))
-        logits = made.logits(pixels, arrays["image"].shape[:2]).numpy()
+        logits = made.logits([pixels], arrays["image"].shape[:2]).numpy()
     assert np.abs(logits[:, ::step, ::step] - arrays[array]).max() <= COSINES
 
 
@@ -205,5 +205,5 @@ def test_the_two_enlargements_of_a_whole_image_differ(
     made = segmenter(golden_model, arrays, "sclip", tiling__window=0, tiling__enlarge="two-step")
     with torch.inference_mode():
         pixels = made.clip.pixels(torch.from_numpy(arrays["resized"]).permute(2, 0, 1))
-        logits = made.logits(pixels, (137, 190)).numpy()
+        logits = made.logits([pixels], (137, 190)).numpy()
     assert np.abs(logits[:, ::2, ::2] - arrays["logits_SCLIP_sub2"]).max() > 1e-3

@@ -193,7 +193,7 @@ def test_unreadable_files_are_recorded_and_the_rest_is_done(
     assert "empty" in failed["b/empty.jpg"]
     assert "truncated" in failed["c/cut.png"]
     assert {key: record.error for key, record in job.failures().items()} == failed
-    assert {record.stage for record in open_store(job.out).failed.values()} == {"read"}
+    assert {record.stage for record in open_store(job.out).failed.values()} == {"decode"}
     assert_annotated(job.out, drawn)
 
 
@@ -223,7 +223,7 @@ def test_what_is_finished_is_committed_when_the_loop_is_left(
     assert_annotated(default_store(folder), drawn)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt(), SystemExit(1)])
+@pytest.mark.parametrize("error", [RuntimeError("a defect"), KeyboardInterrupt(), SystemExit(1)])
 @pytest.mark.parametrize("finished", [0, 3, 5])
 def test_what_is_finished_is_committed_when_the_segmenter_fails(
     error: BaseException, finished: int, folder: Path, drawn: dict[str, UInt8Image], fake: Fake
@@ -547,4 +547,70 @@ def test_a_touched_file_is_not_done_again(folder: Path, drawn: dict[str, Any], f
     assert [item.key for item in job.pending] == ["z.png"]
     assert len(fake.seen) == calls
     assert prepare(folder, CONFIG).idle
+    assert_annotated(default_store(folder), drawn)
+
+
+def test_a_new_version_is_resolved_once_and_then_settled(folder: Path, drawn: dict[str, Any], fake: Fake) -> None:
+    run_all(folder, fake)
+    described = default_store(folder) / "zarr.json"
+    node = json.loads(described.read_text())
+    node["attributes"]["written"]["version"] = "0.0.1"
+    described.write_text(json.dumps(node))
+    assert not prepare(folder, CONFIG).idle
+    run_all(folder, fake)
+    assert prepare(folder, CONFIG).idle
+    assert_annotated(default_store(folder), drawn)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("CUDA out of memory. Tried …"), RuntimeError("can't allocate memory: 9 bytes")],
+)
+def test_an_image_too_large_for_the_machine_is_recorded_and_the_rest_is_done(
+    error: Exception, folder: Path, drawn: dict[str, Any], fake: Fake
+) -> None:
+    fake.fail_at[2] = error  # and every image after the second
+    job, _ = run_all(folder, fake)
+    assert len(open_store(job.out)) == 2
+    assert sorted([*open_store(job.out), *job.failures()]) == sorted(drawn)
+    assert {(r.stage, r.error) for r in job.failures().values()} == {("segment", "out of memory")}
+
+
+def test_a_store_keeps_to_its_folder(folder: Path, drawn: dict[str, Any], fake: Fake, tmp_path: Path) -> None:
+    job, _ = run_all(folder, fake)
+    other = tmp_path / "other"
+    draw(other / "z.png", 3)
+    with pytest.raises(RunError, match="belongs to the folder"):
+        run_all(other, fake, out=job.out)
+    folder.rename(tmp_path / "moved")
+    again, _ = run_all(tmp_path / "moved", fake, out=job.out)
+    assert again.idle
+    assert open_store(job.out).keys() == drawn.keys()
+
+
+def test_a_moved_folder_is_noted_at_the_next_commit(
+    folder: Path, drawn: dict[str, Any], fake: Fake, tmp_path: Path
+) -> None:
+    job, _ = run_all(folder, fake)
+    folder.rename(tmp_path / "moved")
+    draw(tmp_path / "moved" / "more.png", 77)
+    run_all(tmp_path / "moved", fake, out=job.out)
+    assert open_store(job.out)["more.png"].path == tmp_path / "moved" / "more.png"
+
+
+def test_a_file_that_can_be_opened_again_is_annotated(
+    folder: Path, drawn: dict[str, Any], fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.read_bytes
+
+    def flaky(self: Path) -> bytes:
+        if self.name == "z.png":
+            raise OSError(5, "Input/output error")
+        return real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", flaky)
+        job, _ = run_all(folder, fake)
+        assert list(job.failures()) == ["z.png"]
+    run_all(folder, fake)
     assert_annotated(default_store(folder), drawn)

@@ -38,11 +38,11 @@ def made(tiny: dict[str, Any], text: TextBank | None = None, preset: str = "scli
 
 def cosines(segmenter: Segmenter, size: tuple[int, int] = (70, 100)) -> np.ndarray:
     """q H W mean cosines at image size."""
-    from ovlabel.windows import resize
+    from ovlabel.ops import resize
 
     with torch.inference_mode():
         pixels = segmenter.clip.pixels(torch.from_numpy(resize(IMAGE, (64, 91))).permute(2, 0, 1))
-        return segmenter.logits(pixels, size).numpy()
+        return segmenter.logits([pixels], size).numpy()
 
 
 def naive(z: np.ndarray, scale: float, probability: float, area: float, background: int | None) -> np.ndarray:
@@ -164,26 +164,37 @@ def test_views_are_averaged_after_they_are_turned_back(tiny: dict[str, Any]) -> 
     plain, flipped = made(tiny), made(tiny, tiling__views=["hflip"])
     with torch.inference_mode():
         pixels = plain.clip.pixels(torch.from_numpy(IMAGE[:64, :96]).permute(2, 0, 1))
-        straight = plain.logits(pixels, (64, 96))
-        mirrored = plain.logits(pixels.flip(-1), (64, 96)).flip(-1)
-        assert torch.equal(flipped.logits(pixels, (64, 96)), mirrored)
-        upside = plain.logits(pixels.flip(-2), (64, 96)).flip(-2)
-        mean = made(tiny, tiling__views=["identity", "hflip", "vflip"]).logits(pixels, (64, 96))
+        straight = plain.logits([pixels], (64, 96))
+        mirrored = plain.logits([pixels.flip(-1)], (64, 96)).flip(-1)
+        assert torch.equal(flipped.logits([pixels], (64, 96)), mirrored)
+        upside = plain.logits([pixels.flip(-2)], (64, 96)).flip(-2)
+        mean = made(tiny, tiling__views=["identity", "hflip", "vflip"]).logits([pixels], (64, 96))
     assert torch.allclose(mean, (straight + mirrored + upside) / 3, atol=1e-6)
 
 
-def test_scales_are_averaged(tiny: dict[str, Any]) -> None:
-    one, two, both = (made(tiny, tiling__scales=s) for s in ([1.0], [1.5], [1.0, 1.5]))
-    assert np.allclose(cosines(both), (cosines(one) + cosines(two)) / 2, atol=1e-6)
-    assert not np.allclose(cosines(one), cosines(two), atol=1e-3)
+def test_scales_are_short_sides_of_the_photograph_and_averaged(tiny: dict[str, Any]) -> None:
+    from ovlabel.ops import resize
+
+    both = made(tiny, tiling__scales=[1.0, 1.5], text__logit_scale=1.0)
+    with torch.inference_mode():
+        pyramid = [
+            both.clip.pixels(torch.from_numpy(resize(IMAGE, size)).permute(2, 0, 1)) for size in ((64, 91), (96, 136))
+        ]
+        one, two = (both.logits([pixels], (70, 100)) for pixels in pyramid)
+        mean = both.logits(pyramid, (70, 100))
+    assert torch.allclose(mean, (one + two) / 2, atol=1e-6)
+    assert not torch.allclose(one, two, atol=1e-3)
+    owner = [int(np.flatnonzero(c == CLASS_OF)[0]) for c in (1, 3)]  # classes of one query
+    shares = torch.softmax(mean, 0)[owner].numpy()
+    assert np.allclose(both(IMAGE).probabilities[[1, 3]], shares, atol=1e-6)
 
 
 def test_stitching_features_equals_stitching_similarity_where_one_window_sees_all(tiny: dict[str, Any]) -> None:
     keys = {"tiling__window": 0, "tiling__enlarge": "two-step", "tiling__pad": "none"}
     with torch.inference_mode():
         pixels = made(tiny).clip.pixels(torch.from_numpy(IMAGE[:64, :96]).permute(2, 0, 1))
-        similarity = made(tiny, **keys).logits(pixels, (64, 96))
-        features = made(tiny, **keys, tiling__stitch="features").logits(pixels, (64, 96))
+        similarity = made(tiny, **keys).logits([pixels], (64, 96))
+        features = made(tiny, **keys, tiling__stitch="features").logits([pixels], (64, 96))
     assert torch.allclose(similarity, features, atol=1e-5)
 
 
@@ -205,7 +216,7 @@ def test_stitching_features_averages_unit_features_on_the_grid(tiny: dict[str, A
         mean = torch.nn.functional.normalize(total / count, dim=0)
         expected = torch.einsum("qe,ehw->qhw", segmenter.text, mean)
         expected = torch.nn.functional.interpolate(expected[None], size=(64, 80), mode="bilinear")[0]
-        assert torch.allclose(segmenter.logits(pixels, (64, 80)), expected, atol=1e-5)
+        assert torch.allclose(segmenter.logits([pixels], (64, 80)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 400), (400, 3), (17, 16), (64, 64), (200, 90)])
@@ -336,6 +347,51 @@ def test_every_level_is_edited(tiny: dict[str, Any], level: str, stitch: str) ->
     assert {len(shape) for shape in shapes} == {ranks.get(level, 4)}
 
 
+def test_classes_that_all_fell_to_the_area_threshold_leave_no_label(tiny: dict[str, Any]) -> None:
+    prediction = made(tiny, bank(), labels__area_threshold=1.0)(IMAGE)
+    assert set(np.unique(prediction.labels)) == {254}
+    assert prediction.confidence.max() == 0
+
+
+def test_after_stitching_features_a_stage_that_asks_for_layers_is_told(tiny: dict[str, Any]) -> None:
+    class Layers:
+        replaces = frozenset[str]()
+
+        def similarity(self, value: Tensor, context: WindowContext) -> Tensor:
+            assert context.pixels.shape[-2:] == tuple(16 * side for side in value.shape[-2:])
+            return value + context.trace.attention(1).mean()
+
+    segmenter = made(tiny, tiling__stitch="features")
+    segmenter.stack = Stack((Csa(), Layers()))
+    with pytest.raises(StackError, match="stitch"):
+        segmenter(IMAGE)
+
+
+def test_context_pixels_are_what_the_encoder_saw(tiny: dict[str, Any]) -> None:
+    seen = []
+
+    class Look:
+        replaces = frozenset[str]()
+
+        def similarity(self, value: Tensor, context: WindowContext) -> Tensor:
+            seen.append((context.pixels.shape[-2:], value.shape[-2:], context.padding))
+            return value
+
+    segmenter = made(tiny, tiling__window=40, tiling__stride=40, tiling__pad="center")
+    segmenter.stack = Stack((Csa(), Look()))
+    segmenter(IMAGE)
+    assert {tuple(pixels) for pixels, _, _ in seen} == {(48, 48)}
+    assert {tuple(grid) for _, grid, _ in seen} == {(3, 3)}
+    assert {padding for _, _, padding in seen} == {(4, 4, 4, 4)}
+
+
+def test_windows_under_a_patch_need_padding(tiny: dict[str, Any]) -> None:
+    keys = {"tiling__window": 10, "tiling__stride": 10, "tiling__short_side": 20}
+    with pytest.raises(ConfigError, match="under a patch of 16"):
+        made(tiny, tiling__pad="none", **keys)
+    assert made(tiny, tiling__pad="center", **keys)(IMAGE).labels.shape == (70, 100)
+
+
 def test_a_window_stage_needs_window_pixels(tiny: dict[str, Any], write_model: Callable[..., str]) -> None:
     class Window:
         replaces = frozenset[str]()
@@ -345,6 +401,4 @@ def test_a_window_stage_needs_window_pixels(tiny: dict[str, Any], write_model: C
 
     segmenter = made(tiny, tiling__window=0)
     with pytest.raises(StackError, match="two-step"):
-        Segmenter(
-            segmenter.clip, segmenter.bank, Stack((Window(),)), segmenter.tiling, segmenter.settings, logit_scale=40.0
-        )
+        Segmenter(segmenter.clip, segmenter.bank, Stack((Window(),)), segmenter.config)

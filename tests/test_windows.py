@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovlabel.ops import enlarge, lift_rows
+from ovlabel.ops import enlarge, lift_rows, resize
 from ovlabel.types import Box
-from ovlabel.windows import Canvas, GridCanvas, cut, resize, tile, working_size
+from ovlabel.windows import Canvas, GridCanvas, cut, tile, working_size
 
 sides = st.integers(1, 48)
 sizes = st.tuples(sides, sides)

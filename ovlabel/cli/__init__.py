@@ -14,10 +14,8 @@ from typing import Any
 import typer
 
 from ovlabel.cli import annotate, inspect, lists
+from ovlabel.cli.codes import BUSY, INTERRUPTED, OK, STORE, USAGE, WEIGHTS
 from ovlabel.errors import BusyError, OvlabelError, StoreError, WeightsError
-
-# What a script can rely on; README, "Exit codes".
-OK, ERROR, USAGE, SOME_FAILED, STORE, BUSY, WEIGHTS, INTERRUPTED = 0, 1, 2, 3, 4, 5, 7, 130
 
 app = typer.Typer(
     help="Annotate folders of images with open-vocabulary semantic segmentation, without training.",

@@ -10,14 +10,13 @@ from typing import Annotated
 
 import typer
 
+from ovlabel.cli.codes import OK, SOME_FAILED
 from ovlabel.config import load_config, setting
 from ovlabel.errors import ConfigError
 from ovlabel.images import printable
 from ovlabel.job import Job, prepare
 from ovlabel.store import Record
 from ovlabel.vocabulary import INLINE
-
-SOME_FAILED = 3
 
 
 def register(app: typer.Typer) -> None:
@@ -135,7 +134,7 @@ def _summary(job: Job) -> int:
     failures = job.failures()
     if not job.items:
         print(f"no images in {printable(str(job.folder))}")
-        return 0
+        return OK
     done = [] if job.store is None else [job.store[item.key] for item in job.items if item.key in job.store]
     new, out = len(job.pending), printable(str(job.out))
     print(f"{len(done)} of {len(job.items)} images annotated ({new} looked at now, {len(failures)} failed) in {out}")
@@ -151,7 +150,7 @@ def _summary(job: Job) -> int:
         print(f"… and {len(failures) - 20} more: ovlabel status {out}")
     if new and done:
         print(f"look at one: ovlabel show {out} {printable(done[0].key)} -o overlay.png")
-    return SOME_FAILED if failures else 0
+    return SOME_FAILED if failures else OK
 
 
 def duration(seconds: float) -> str:

@@ -26,7 +26,10 @@ def status(store: Annotated[Path, typer.Argument(help="Store made by 'ovlabel an
     print(f"store      {printable(str(store))}")
     if opened.folder.is_dir():
         items = list_images(opened.folder)
-        print(f"folder     {printable(str(opened.folder))} ({len(items)} images, {len(opened.pending(items))} pending)")
+        gone = len(opened.keys() - {item.key for item in items})
+        left = f", {gone} annotated ones are not there any more" if gone else ""
+        counts = f"{len(items)} images, {len(opened.pending(items))} pending{left}"
+        print(f"folder     {printable(str(opened.folder))} ({counts})")
     else:
         print(f"folder     {printable(str(opened.folder))} (not there)")
     print(f"done       {len(opened)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections import Counter
 from typing import Annotated
 
@@ -26,13 +27,12 @@ def register(app: typer.Typer) -> None:
 
 def stages() -> None:
     """The stages: the levels at which each acts, what it does, its keys with their defaults."""
-    from ovlabel.builder import stage_class
-    from ovlabel.types import LEVELS
+    from ovlabel.stack import levels_of, stage_class
 
     for name in configs.stage_names():
         cls = stage_class(name)
-        levels = [level for level in LEVELS if callable(getattr(cls, level, None))]
-        module = (__import__(cls.__module__, fromlist=["_"]).__doc__ or "").strip().splitlines()[0]
+        levels = levels_of(cls)
+        module = (sys.modules[cls.__module__].__doc__ or "").strip().splitlines()[0]
         print(f"{name:<12} {', '.join(levels):<12} {module}")
         for field in dataclasses.fields(cls):
             print(f"{'':<25} {name}.{field.name} = {field.default!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
@@ -28,8 +29,8 @@ class Neighbours:
     sigma: float = 5.0
 
     def __post_init__(self) -> None:
-        if not self.sigma > 0:
-            raise ConfigError(f"neighbours.sigma = {self.sigma}: it must be positive, in patches")
+        if not 0 < self.sigma < math.inf:
+            raise ConfigError(f"neighbours.sigma = {self.sigma}: it must be positive and finite, in patches")
 
     def scores(self, scores: Tensor, context: WindowContext) -> Tensor:
         """t b heads n n → the same, every term with the prior added."""

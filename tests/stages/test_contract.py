@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from ovlabel.builder import make_stage, stage_class
 from ovlabel.config import StageConfig, stage_names
-from ovlabel.stack import levels_of, name_of
+from ovlabel.stack import levels_of, make_stage, name_of, stage_class
 from ovlabel.types import LEVELS, WindowContext
 
 
