@@ -58,7 +58,8 @@ def resolved(config: Config, segmenter: Segmenter, *, own_text: bool = False) ->
         names, background = tuple(entry.name for entry in vocabulary.classes), vocabulary.background
         least = [entry.threshold for entry in vocabulary.classes]
     text["vocabulary"] = {"classes": list(names), "background": background, "thresholds": least}
-    text["templates"] = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    del text["templates"]  # what is asked counts, not the name of the file that words it
+    text["prompts"] = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     values["stages"] = [
         {"use": s.use, **dataclasses.asdict(make_stage(s))}  # type: ignore[call-overload]
         for s in config.stages

@@ -18,8 +18,8 @@ def cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "ovlabel"
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a cache file whole or not at all; a cache that can't be written is no error."""
+def write_atomic(path: Path, data: bytes) -> bool:
+    """Write a cache file whole or not at all; whether it could be written."""
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,6 +28,8 @@ def write_atomic(path: Path, data: bytes) -> None:
     except OSError:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def file_sha256(path: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -265,15 +266,14 @@ def pick_device(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise ConfigError(f"encoder.device = {name}: devices are auto, cpu, cuda, cuda:N and mps")
     try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda", "mps"):
-            raise RuntimeError("devices are auto, cpu, cuda, cuda:N and mps")
-        torch.empty(1, device=device)
+        torch.empty(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(f"encoder.device = {name}: {reason}") from None
-    return device
+        reason = re.split(r"[.\n]", str(error))[0]
+        raise ConfigError(f"encoder.device = {name}: this machine has none ({reason})") from None
+    return torch.device(name)
 
 
 def _seed(weights: str) -> int | None:

@@ -175,6 +175,10 @@ def load_config(name_or_path: str, overrides: Mapping[str, Any] = {}) -> Config:
     protocol = protocols.get(str(vocabulary or TextConfig.vocabulary), {}) if isinstance(protocols, Mapping) else None
     if not isinstance(protocol, Mapping):
         raise ConfigError(f"preset {name_or_path}: [protocol.{vocabulary}] must be a table of keys")
+    try:
+        _assemble([preset, protocol])
+    except ConfigError as error:
+        raise ConfigError(f"preset {name_or_path}: {error}") from None
     return _assemble([preset, protocol, overrides])
 
 
@@ -229,7 +233,8 @@ def _assemble(layers: list[Mapping[str, Any]]) -> Config:
 
 def _stage_keys(key: str) -> list[str]:
     """For messages: the key, with each stage's name in place of its head."""
-    return [f"{name}.{key.partition('.')[2]}" for name in stage_names()] if "." in key else []
+    head, dot, field_name = key.partition(".")
+    return [f"{name}.{field_name}" for name in stage_names()] if dot and head not in SECTIONS else []
 
 
 def _stages(entries: Any) -> dict[str, dict[str, Any]]:

@@ -26,21 +26,22 @@ SUFFIXES = frozenset(
 )
 
 
-def list_images(folder: Path) -> list[ImageItem]:
+def list_images(folder: Path, left_out: list[str] | None = None) -> list[ImageItem]:
     """Every image below `folder`, sorted by key.
 
     A file counts by its suffix, in upper or lower case. Hidden files and folders, Zarr stores and linked folders are
-    not entered (so no loop of links can trap the walk); a linked file is taken as the file it leads to.
+    not entered (so no loop of links can trap the walk); a linked file is taken as the file it leads to. Subfolders that
+    can't be read are added to `left_out`.
 
     Raises:
         ConfigError: `folder` is no readable folder.
     """
     if not folder.is_dir():
         raise ConfigError(f"no folder {folder}")
-    return sorted(_walk(folder), key=lambda item: item.key)
+    return sorted(_walk(folder, [] if left_out is None else left_out), key=lambda item: item.key)
 
 
-def _walk(root: Path) -> Iterator[ImageItem]:
+def _walk(root: Path, left_out: list[str]) -> Iterator[ImageItem]:
     folders = [("", root)]
     while folders:
         prefix, folder = folders.pop()
@@ -50,6 +51,7 @@ def _walk(root: Path) -> Iterator[ImageItem]:
             if not prefix:
                 raise ConfigError(f"cannot read folder {folder}: {error.strerror}") from None
             log.warning("folder %s was left out: %s", printable(prefix), error.strerror)
+            left_out.append(prefix)
             continue
         for entry in entries:
             if entry.name.startswith("."):

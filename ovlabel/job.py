@@ -44,6 +44,7 @@ class Job:
     Attributes:
         items: every image of the folder. pending: those that no commit covers.
         settled: the store was written by the very same settings; nothing needs to be compared further.
+        left_out: subfolders that could not be read.
     """
 
     folder: Path
@@ -57,6 +58,7 @@ class Job:
     text: TextBank | None = None
     chunk_size: int = 64
     offline: bool = False
+    left_out: tuple[str, ...] = ()
 
     @property
     def idle(self) -> bool:
@@ -84,10 +86,13 @@ class Job:
             return
         segmenter, run = (make or _make)(self.config, self.text, self.offline)
         with locked(self.out):
-            store = self.store = open_store(self.out) if exists(self.out) else _create(self, run)
+            text = _text_of(self)
+            if not exists(self.out):
+                create_store(self.out, self.folder, run, self.written, text)
+            store = self.store = open_store(self.out)
             check_folder(store, self.folder)
             check_run(store, run)
-            store.settle(self.written, self.folder)
+            store.settle(self.written, self.folder, text)
             store.clear_unfinished()
             self.pending = store.pending(self.items)
             yield from self._chunks(store, segmenter, on_image)
@@ -179,7 +184,8 @@ def prepare(
 ) -> Job:
     """List the folder and find what is pending, without torch. Raises ConfigError, StoreError."""
     folder = Path(folder)
-    items = list_images(folder)
+    left_out: list[str] = []
+    items = list_images(folder, left_out)
     if "://" in str(out):
         raise ConfigError(f"--out {out}: a store is a folder on this machine")
     path = default_store(folder) if out is None else Path(out)
@@ -199,6 +205,7 @@ def prepare(
         text=text,
         chunk_size=chunk_size,
         offline=offline,
+        left_out=tuple(left_out),
     )
 
 
@@ -259,15 +266,15 @@ def _make(config: Config, text: TextBank | None, offline: bool) -> tuple[Annotat
     return segmenter, resolved(config, segmenter, own_text=text is not None)
 
 
-def _create(job: Job, run: dict[str, Any]) -> Store:
+def _text_of(job: Job) -> dict[str, Any]:
+    """What a store says of its classes."""
     vocabulary = load_vocabulary(job.config.text.vocabulary) if job.text is None else _vocabulary_of(job.text)
-    text = {
+    return {
         "classes": [entry.name for entry in vocabulary.classes],
         "colours": [list(colour) for colour in vocabulary.colours],
         "background": vocabulary.background,
         "vocabulary": vocabulary.content()["classes"],
     }
-    return create_store(job.out, job.folder, run, job.written, text)
 
 
 def _vocabulary_of(bank: TextBank) -> Vocabulary:

@@ -135,6 +135,7 @@ class Segmenter:
         )
 
     def _decide_image(self, image: UInt8Image) -> _Decision:
+        image = np.asarray(image)
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise ValueError(f"an image is uint8 H W 3, not {image.dtype} {image.shape}")
         size = (image.shape[0], image.shape[1])

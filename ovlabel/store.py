@@ -188,6 +188,16 @@ class Store(Mapping[str, StoredImage]):
         """The images that could not be annotated."""
         return {key: r for key, r in sorted(self._records.items()) if r.outcome == "failed"}
 
+    @property
+    def committed(self) -> str:
+        """When the last commit was made, ISO 8601 in UTC; "" before the first."""
+        names = self._nodes()
+        for name in reversed(names):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                node = json.loads((self.path / "chunks" / name / "zarr.json").read_bytes())
+                return str(node["attributes"]["committed"])
+        return ""
+
     def __getitem__(self, key: str) -> StoredImage:
         record = self._records[key]
         if record.outcome != "done":
@@ -278,15 +288,15 @@ class Store(Mapping[str, StoredImage]):
             else:
                 shutil.rmtree(node, ignore_errors=True)
 
-    def settle(self, written: dict[str, Any], folder: Path) -> None:
-        """Note how the run is written and where its folder lies now, so that the next one need not resolve it.
+    def settle(self, written: dict[str, Any], folder: Path, text: dict[str, Any]) -> None:
+        """Note how the run is written, where its folder lies and how its classes are drawn now.
 
-        Only for the holder of the lock.
+        The next run need not resolve it then. Only for the holder of the lock; `text` as in `create_store`.
         """
         import zarr
 
-        now = {"written": written, **_place(self.path, folder)}
-        if any(self.attrs[name] != value for name, value in now.items()):
+        now = {"written": written, **_place(self.path, folder), **text}
+        if any(self.attrs.get(name) != value for name, value in now.items()):
             self.attrs.update(now)
             zarr.open_group(self.path, mode="r+").update_attributes(now)
 
@@ -448,21 +458,23 @@ def differences(stored: Mapping[str, Any], here: Mapping[str, Any], prefix: str 
         name, old, new = prefix + key, stored.get(key), here.get(key)
         if old == new:
             continue
-        if isinstance(old, Mapping) and isinstance(new, Mapping) and name != "text.vocabulary":
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
             found += differences(old, new, f"{name}.")
+        elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new) > 4:
+            place = next(i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b)
+            found.append(f"{name}[{place}]: {_short(old[place])} in the store, {_short(new[place])} here")
         else:
             found.append(f"{name}: {_short(old)} in the store, {_short(new)} here")
     return found
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, Mapping) and "classes" in value:
-        names = [c["name"] if isinstance(c, Mapping) else str(c) for c in value["classes"]]
-        return f"{len(names)} classes ({', '.join(names[:3])}, …)"
     if isinstance(value, list) and value and all(isinstance(v, Mapping) and "use" in v for v in value):
         parts = (v["use"] + "".join(f" {k}={w}" for k, w in v.items() if k != "use") for v in value)
         return f"[{', '.join(parts)}]"
-    text = json.dumps(value)
+    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
+        return f"{value[:12]}…"
+    text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 

@@ -70,7 +70,8 @@ def _cached(queries: list[Query], clip: Clip) -> npt.NDArray[np.float32]:
     embeddings = encode(queries, clip)
     buffer = io.BytesIO()
     np.save(buffer, embeddings)
-    write_atomic(path, buffer.getvalue())
+    if not write_atomic(path, buffer.getvalue()):
+        log.warning("the embeddings can't be kept in %s: the next run encodes them again", path.parent)
     return embeddings
 
 
@@ -81,7 +82,7 @@ def _read_kept(path: Path) -> npt.NDArray[np.float32] | None:
         if isinstance(kept, np.ndarray) and kept.dtype == np.float32 and kept.ndim == 2:
             return kept if bool((np.abs(np.linalg.norm(kept, axis=1) - 1) < 1e-3).all()) else None
     except Exception as error:
-        if not isinstance(error, FileNotFoundError):
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
             log.info("%s is damaged and made anew (%s)", path, type(error).__name__)
     return None
 
@@ -89,7 +90,7 @@ def _read_kept(path: Path) -> npt.NDArray[np.float32] | None:
 def encode(queries: list[Query], clip: Clip) -> npt.NDArray[np.float32]:
     """Unit vectors of the queries, float32 (q, e). Prompts that repeat are encoded once, short ones together."""
     prompts = join_prompts(queries)
-    log.info("encoding %d prompts of %d queries (once; then cached)", len(prompts), len(queries))
+    log.info("encoding %d prompts of %d queries, once", len(prompts), len(queries))
     tokens = clip.tokenise(prompts)
     order = tokens.argmax(-1).argsort(stable=True)
     encoded: dict[str, Tensor] = {}

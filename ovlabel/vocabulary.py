@@ -7,7 +7,6 @@ prompts is `ovlabel.text`.
 
 from __future__ import annotations
 
-import colorsys
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -72,7 +71,8 @@ class Vocabulary:
     @property
     def colours(self) -> list[tuple[int, int, int]]:
         """One RGB colour a class: its own, or one far from its neighbours'; background is black."""
-        own = [c.colour or _spread(i) for i, c in enumerate(self.classes)]
+        far = _spread(len(self.classes))
+        own = [entry.colour or colour for entry, colour in zip(self.classes, far, strict=True)]
         if self.background is not None and self.classes[self.background].colour is None:
             own[self.background] = (0, 0, 0)
         return own
@@ -137,6 +137,8 @@ def load_templates(name: str) -> Templates:
     """A template set by built-in name or path. Raises ConfigError."""
     path = _data("templates") / f"{name}.toml" if name in template_names() else Path(name).expanduser()
     if not path.is_file():
+        if path.suffix or path.parent != Path("."):
+            raise ConfigError(f"no template file {name}")
         raise ConfigError(unknown("template set", name, template_names()))
     table = read_toml(path)
     for key in table:
@@ -330,11 +332,27 @@ def _known_kinds() -> dict[str, str]:
     return kinds
 
 
-def _spread(index: int) -> tuple[int, int, int]:
-    """A colour for class `index`: hues a golden angle apart, three levels of brightness, two of saturation."""
-    value, saturation = (1.0, 0.75, 0.5)[index % 3], (0.9, 0.5)[index // 3 % 2]
-    red, green, blue = colorsys.hsv_to_rgb((index * 0.618034) % 1.0, saturation, value)
-    return round(255 * red), round(255 * green), round(255 * blue)
+@cache
+def _spread(count: int) -> tuple[tuple[int, int, int], ...]:
+    """`count` colours far from each other and from black and white: each the farthest from those before it."""
+    levels = (0, 50, 100, 155, 205, 255)
+    free = [(r, g, b) for r in levels for g in levels for b in levels]
+    distance = {colour: min(_apart(colour, (0, 0, 0)), _apart(colour, (255, 255, 255))) for colour in free}
+    chosen: list[tuple[int, int, int]] = []
+    for _ in range(min(count, len(free))):
+        best = max(distance, key=lambda colour: distance[colour])
+        chosen.append(best)
+        del distance[best]
+        for colour in distance:
+            distance[colour] = min(distance[colour], _apart(colour, best))
+    return tuple(chosen[i % len(chosen)] for i in range(count))
+
+
+def _apart(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
+    """How different two colours look: Riemersma's weighted RGB distance."""
+    red = (one[0] + other[0]) / 2
+    squares = [(a - b) ** 2 for a, b in zip(one, other, strict=True)]
+    return (2 + red / 256) * squares[0] + 4 * squares[1] + (2 + (255 - red) / 256) * squares[2]
 
 
 def join_prompts(queries: Iterable[Query]) -> list[str]:

@@ -51,11 +51,11 @@ def test_what_changes_no_result_makes_no_other_run(words: str, run_of: Callable[
 @pytest.mark.parametrize(
     ("words", "field"),
     [
-        (WORDS + "threshold = 0.5\n", "text.vocabulary"),
-        (WORDS + 'synonyms = ["lawn"]\n', "text.templates"),
-        (WORDS.replace('"stuff"', '"thing"'), "text.templates"),
-        (WORDS.replace('"cat"', '"dog"'), "text.vocabulary"),
-        ('[background]\nname = "background"\nqueries = ["sky"]\n' + WORDS, "text.vocabulary"),
+        (WORDS + "threshold = 0.5\n", "text.vocabulary.thresholds"),
+        (WORDS + 'synonyms = ["lawn"]\n', "text.prompts"),
+        (WORDS.replace('"stuff"', '"thing"'), "text.prompts"),
+        (WORDS.replace('"cat"', '"dog"'), "text.vocabulary.classes"),
+        ('[background]\nname = "background"\nqueries = ["sky"]\n' + WORDS, "text.vocabulary.background"),
     ],
 )
 def test_what_changes_results_is_another_run(words: str, field: str, run_of: Callable[..., dict[str, Any]]) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -553,17 +554,92 @@ def test_presets_are_listed_with_their_stages(ovlabel: Run) -> None:
 def test_a_preset_is_shown_as_it_resolves(ovlabel: Run) -> None:
     said = ovlabel("presets", "naclip")
     assert said.code == 0
-    assert any(line.startswith("tiling.short_side = ") for line in said.out.splitlines())
-    assert '[[stages]] {"use": "neighbours"' in said.out
+    assert tomllib.loads(said.out)["tiling"]["short_side"] == 336
+    assert tomllib.loads(said.out)["stages"] == [{"use": "kk"}, {"use": "neighbours", "sigma": 5.0}]
 
 
 def test_a_preset_is_shown_for_a_vocabulary(ovlabel: Run) -> None:
     plain, voc = ovlabel("presets", "sclip").out, ovlabel("presets", "sclip", "--vocab", "voc21").out
-    assert 'text.vocabulary = "voc21"' in voc
-    assert 'text.vocabulary = "coco-stuff"' in plain
+    assert tomllib.loads(voc)["text"]["vocabulary"] == "voc21"
+    assert tomllib.loads(plain)["text"]["vocabulary"] == "coco-stuff"
+
+
+def test_a_preset_as_shown_is_a_preset_file(ovlabel: Run, tmp_path: Path) -> None:
+    shown = ovlabel("presets", "naclip", "--vocab", "voc21").out
+    (tmp_path / "mine.toml").write_text(shown)
+    assert ovlabel("presets", str(tmp_path / "mine.toml")).out == shown
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest(ovlabel: Run) -> None:
     said = ovlabel("presets", "sclipp")
     assert said.code == 2
     assert "sclip" in said.refusal
+
+
+# ---------------------------------------------------------------- what a stranger ran into
+
+
+def test_the_version_is_told(ovlabel: Run) -> None:
+    from ovlabel import __version__
+
+    assert ovlabel("--version").out == f"ovlabel {__version__}\n"
+
+
+def test_show_never_writes_among_the_photographs(ovlabel: Run, annotated: Path, photographs: Path) -> None:
+    before = (photographs / "a" / "1.png").read_bytes()
+    for target in (photographs / "a" / "1.png", photographs / "overlay.png"):
+        said = ovlabel("show", annotated, "a/1.png", "-o", target)
+        assert said.code == 2
+        assert "among the photographs" in said.refusal
+    assert (photographs / "a" / "1.png").read_bytes() == before
+    assert not (photographs / "overlay.png").exists()
+
+
+def test_show_refuses_labels_of_another_picture(
+    ovlabel: Run, annotated: Path, photographs: Path, tmp_path: Path
+) -> None:
+    picture = Image.open(photographs / "a" / "1.png")
+    picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(photographs / "a" / "1.png")
+    said = ovlabel("show", annotated, "a/1.png", "-o", tmp_path / "o.png")
+    assert said.code == 2
+    assert "has changed since it was annotated" in said.refusal
+
+
+def test_an_option_and_a_setting_that_contradict_are_refused(
+    ovlabel: Run, photographs: Path, options: list[str]
+) -> None:
+    said = ovlabel("annotate", photographs, *options, "--set", "text.templates=top3")
+    assert said.code == 2
+    assert said.refusal == "ovlabel: text.templates is given twice, as top3 and as simple"
+
+
+def test_a_folder_that_cannot_be_read_is_no_success(
+    ovlabel: Run, photographs: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if str(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    said = ovlabel("annotate", photographs, *options)
+    assert said.code == 3
+    assert "left out: b/" in said.out
+    assert "3 of 3 images annotated" in said.out
+
+
+def test_sigterm_ends_as_politely_as_ctrl_c(photographs: Path, options: list[str]) -> None:
+    slow = [*options, "--set", "tiling.short_side=400", "--set", "tiling.stride=4", "--chunk", "64"]
+    command = [sys.executable, "-m", "ovlabel", "annotate", str(photographs), *slow]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "/6 images" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    _, rest = process.communicate()
+    assert process.returncode == 143
+    assert "what was finished is committed" in rest
+    assert len(open_store(photographs.parent / "photographs.ovlabel.zarr")) >= 1

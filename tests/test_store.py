@@ -607,9 +607,9 @@ def test_differences_name_the_field_and_both_values() -> None:
         "text": {"vocabulary": {"classes": [{"name": "dog"}, {"name": "cow"}]}, "templates": "x"},
     }
     found = differences(RUN, other)
-    assert found[0].startswith("text.vocabulary: ")
+    assert found[0].startswith("text.vocabulary.classes: ")
     assert "cat" in found[0]
-    assert "dog, cow" in found[0]
+    assert "dog" in found[0]
     assert found[1:] == [
         "tiling.short_side: 336 in the store, 448 here",
         "stages: [qq] in the store, [neighbours sigma=5.0] here",
@@ -664,3 +664,10 @@ def test_a_zarr_json_without_attributes_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "zarr.json").write_text('{"attributes": null}')
     with pytest.raises(StoreError, match="was not made by ovlabel"):
         open_store(tmp_path)
+
+
+def test_a_long_list_names_the_first_place_that_differs() -> None:
+    names = [f"class {i}" for i in range(20)]
+    old = {"text": {"vocabulary": {"classes": names}}}
+    new = {"text": {"vocabulary": {"classes": [*names[:7], "other", *names[8:]]}}}
+    assert differences(old, new) == ['text.vocabulary.classes[7]: "class 7" in the store, "other" here']

@@ -9,12 +9,13 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from ovlabel import __version__
 from ovlabel.cli import annotate, inspect, lists
-from ovlabel.cli.codes import BUSY, INTERRUPTED, OK, STORE, USAGE, WEIGHTS
+from ovlabel.cli.codes import BUSY, DEFECT, INTERRUPTED, OK, STORE, TERMINATED, USAGE, WEIGHTS
 from ovlabel.errors import BusyError, OvlabelError, StoreError, WeightsError
 
 app = typer.Typer(
@@ -32,7 +33,7 @@ lists.register(app)
 
 
 class _Interrupted(BaseException):
-    """Ctrl-C; not KeyboardInterrupt, which typer would turn into its own exit code."""
+    """Ctrl-C or a polite end (SIGTERM); not KeyboardInterrupt, which typer would turn into its own exit code."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,20 +41,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", module="(torch|timm|open_clip|huggingface_hub)")
     _speak_plainly()
     main_thread = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, _interrupt) if main_thread else None
+    signals = (signal.SIGINT, signal.SIGTERM) if main_thread else ()
+    before = {number: signal.signal(number, _interrupt) for number in signals}
     try:
         app(args=arguments, prog_name="ovlabel")
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else OK
-    except (_Interrupted, KeyboardInterrupt):
+    except (_Interrupted, KeyboardInterrupt) as error:
         print("ovlabel: stopped; what was finished is committed, run the same command to go on", file=sys.stderr)
-        return INTERRUPTED
+        return TERMINATED if signal.SIGTERM in error.args else INTERRUPTED
+    except OSError as error:
+        print(f"ovlabel: {error}", file=sys.stderr)
+        return DEFECT
     except OvlabelError as error:
         print(f"ovlabel: {error}", file=sys.stderr)
         return _code(error)
     finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return OK
 
 
@@ -69,8 +74,23 @@ def _speak_plainly() -> None:
     log.handlers[:] = [handler]
 
 
-def _interrupt(*_: Any) -> None:
-    raise _Interrupted
+def _interrupt(number: int, _: Any) -> None:
+    raise _Interrupted(number)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"ovlabel {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 def _code(error: OvlabelError) -> int:

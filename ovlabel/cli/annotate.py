@@ -18,6 +18,8 @@ from ovlabel.job import Job, prepare
 from ovlabel.store import Record
 from ovlabel.vocabulary import INLINE
 
+_SAY_SECONDS = 10
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -53,8 +55,10 @@ def annotate(
         "encoder.weights": weights,
         "encoder.device": device,
     }
-    overrides = dict(setting(text) for text in settings or [])
-    overrides |= {key: value for key, value in options.items() if value is not None}  # type: ignore[misc]
+    overrides: dict[str, str] = dict(setting(text) for text in settings or [])
+    for key, value in options.items():
+        if value is not None and overrides.setdefault(key, value) != value:
+            raise ConfigError(f"{key} is given twice, as {overrides[key]} and as {value}")
     config = load_config(preset, overrides)
     job = prepare(folder, config, out, chunk_size=chunk, offline=offline)
     if config.encoder.weights.startswith("random:"):
@@ -70,7 +74,7 @@ def _run(job: Job) -> None:
     progress = _Bar(job) if sys.stderr.isatty() else _Lines(job)
     try:
         for _ in job.run(on_image=progress.image):
-            progress.commit()
+            pass
     finally:
         progress.close()
 
@@ -93,31 +97,27 @@ class _Bar:
             self._bar.set_postfix(failed=self._failed, refresh=False)
         self._bar.update()
 
-    def commit(self) -> None:
-        self._bar.refresh()
-
     def close(self) -> None:
         self._redirect.__exit__(None, None, None)
         self._bar.close()
 
 
 class _Lines:
-    """A line a commit, at most every ten seconds, the last one always."""
+    """A line every ten seconds, the first and the last one always; the time an image takes leaves the start-up out."""
 
     def __init__(self, job: Job) -> None:
         self._total, self._done, self._failed = len(job.pending), 0, 0
-        self._start = self._said = time.monotonic()
+        self._first = self._said = 0.0
 
     def image(self, record: Record) -> None:
+        now = time.monotonic()
+        self._first = self._first or now
         self._done += 1
         self._failed += record.outcome == "failed"
-
-    def commit(self) -> None:
-        now = time.monotonic()
-        if now - self._said < 10 and self._done < self._total:
+        if now - self._said < _SAY_SECONDS and self._done < self._total:
             return
         self._said = now
-        each = (now - self._start) / max(self._done, 1)
+        each = (now - self._first) / max(self._done - 1, 1)
         left = duration(each * (self._total - self._done))
         print(
             f"ovlabel: {self._done}/{self._total} images, {self._failed} failed, {each:.2f} s/image, {left} left",
@@ -150,7 +150,9 @@ def _summary(job: Job) -> int:
         print(f"… and {len(failures) - 20} more: ovlabel status {out}")
     if new and done:
         print(f"look at one: ovlabel show {out} {printable(done[0].key)} -o overlay.png")
-    return SOME_FAILED if failures else OK
+    for name in job.left_out:
+        print(f"left out: {printable(name)}: the folder can't be read")
+    return SOME_FAILED if failures or job.left_out else OK
 
 
 def duration(seconds: float) -> str:

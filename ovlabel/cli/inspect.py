@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -35,22 +34,24 @@ def status(store: Annotated[Path, typer.Argument(help="Store made by 'ovlabel an
     print(f"done       {len(opened)}")
     print(f"failed     {len(opened.failed)}")
     print(f"classes    {len(opened.classes)}: {', '.join(opened.classes[:6])}{', …' * (len(opened.classes) > 6)}")
+    config = opened.attrs["written"]["config"]
+    print(f"asked      vocabulary {config['text']['vocabulary']}, templates {config['text']['templates']}")
+    print(f"model      {config['encoder']['model']}, weights {config['encoder']['weights']}")
     print(f"stages     {', '.join(stage['use'] for stage in run['stages']) or 'none'}")
     tiling = run["tiling"]
     window = f"windows of {tiling['window']} every {tiling['stride']}" if tiling["window"] else "whole images"
     print(f"tiling     short side {tiling['short_side']}, {window}")
-    print(f"weights    {run['encoder']['weights']}")
+    print(f"sha256     {run['encoder']['weights']}")
     print(f"kept       labels, confidence, probabilities: {run['store']['probabilities']}")
     print(f"made       {opened.attrs['created']} by ovlabel {opened.attrs['versions']['ovlabel']}")
-    for reason, count in Counter(r.error for r in opened.failed.values()).most_common(5):
-        print(f"  {count} failed: {reason}")
+    print(f"committed  {opened.committed or 'nothing yet'}")
     for key, record in opened.failed.items():
         print(f"failed: {printable(key)}: {record.stage}: {record.error}")
 
 
 def show(
     store: Annotated[Path, typer.Argument(help="Store made by 'ovlabel annotate'.")],
-    image: Annotated[str, typer.Argument(help="Its key, or the end of its path if only one ends so.")],
+    image: Annotated[str, typer.Argument(help="Its key, or as much of its path as names only one.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Picture to write.")] = Path("overlay.png"),
 ) -> None:
     """Draw one photograph with its labels in colour and a legend of classes by share of the pixels."""
@@ -58,13 +59,17 @@ def show(
 
     opened = open_store(store)
     stored = opened[find_key(opened, image)]
+    photograph = printable(str(stored.path))
+    if out.resolve().is_relative_to(opened.folder.resolve()):
+        raise ConfigError(f"{out} would lie among the photographs of {opened.folder}; pass -o with another folder")
     try:
-        picture = decode(read_file(stored.path)[0])
+        data, sha256 = read_file(stored.path)
+        picture = decode(data)
     except ImageError as error:
-        raise ConfigError(f"{printable(str(stored.path))}: {error}") from None
+        raise ConfigError(f"{photograph}: {error}") from None
+    if sha256 != stored.record.sha256:
+        raise ConfigError(f"{photograph} has changed since it was annotated; run 'ovlabel annotate' again first")
     labels = stored.labels
-    if picture.shape[:2] != labels.shape:
-        raise ConfigError(f"{stored.path} is {picture.shape[:2]} now, but was {labels.shape} when it was annotated")
     try:
         overlay(picture, labels, opened.classes, opened.colours).save(out)
     except (OSError, ValueError) as error:

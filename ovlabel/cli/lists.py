@@ -42,20 +42,20 @@ def presets(
     name: Annotated[str | None, typer.Argument(help="Show one in full, as it resolves.")] = None,
     vocab: Annotated[str | None, typer.Option(help="Resolve it for this vocabulary.")] = None,
 ) -> None:
-    """The presets, or one preset's keys as they resolve for a vocabulary."""
+    """The presets; or one in full, as it resolves for a vocabulary: a preset file to start from."""
     if name is None:
         for preset in configs.preset_names():
             table = configs.read_preset(preset)
-            stack = ", ".join(stage["use"] for stage in table.get("stages", [])) or "none"
-            print(f"{preset:<12} {table['title']} (stages: {stack})")
+            used = ", ".join(stage["use"] for stage in table.get("stages", [])) or "none"
+            print(f"{preset:<12} {table['title']} (stages: {used})")
         return
     config = configs.load_config(name, {"text.vocabulary": vocab} if vocab else {})
     values = config.to_dict()
     stack = values.pop("stages")
-    for key, value in configs.flat(values).items():
-        print(f"{key} = {json.dumps(value)}")
-    for stage in stack:
-        print(f"[[stages]] {json.dumps(stage)}")
+    tables = [(f"[{section}]", fields) for section, fields in values.items()]
+    for title, fields in [*tables, *(("[[stages]]", stage) for stage in stack)]:
+        lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
+        print(title, *lines, "", sep="\n")
 
 
 def vocab_list() -> None:
