@@ -219,45 +219,54 @@ def load_clip(config: EncoderConfig, *, offline: bool = False) -> Clip:
     """The encoder of a run.
 
     Raises:
-        ConfigError: an unknown architecture, or a tower that is not a plain ViT.
+        ConfigError: an unknown architecture or device, or a tower that is not a plain ViT.
         WeightsError: weights that can't be had, do not fit by name and shape, or want another activation.
     """
     device = pick_device(config.device)
     table, preprocess = _model_config(config.model)
-    quick_gelu = bool(table.get("quick_gelu", False))
     seed = _seed(config.weights)
-    if seed is not None:
-        before = torch.get_rng_state()
-        torch.default_generator.manual_seed(seed)
+    if seed is None:
         model = _construct(table)
-        torch.set_rng_state(before)
-        sha256 = f"{_RANDOM}{seed}"
-    else:
-        model = _construct(table)
-        tag_config = get_pretrained_cfg(config.model, config.weights) or None
-        tags = list_pretrained_tags_by_model(config.model)
-        source = weight_files.find(config.weights, config.model, tags, tag_config, offline)
-        tensors, openai = weight_files.read(source.path)
-        wanted = True if openai else source.quick_gelu
-        if wanted is None:
-            log.info("the weights don't say their activation; taking the model's (quick_gelu = %s)", quick_gelu)
-        if wanted is not None and wanted != quick_gelu:
-            raise WeightsError(
-                f"the weights were trained with {'QuickGELU' if wanted else 'GELU'}, but {config.model} has "
-                f"{'QuickGELU' if quick_gelu else 'GELU'}: pass a --model whose config has quick_gelu = "
-                f"{str(wanted).lower()} ({_sibling(config.model, wanted)})"
-            )
-        _fill(model, tensors, source.path)
+        source = _load_weights(model, table, config, offline)
         preprocess = {**source.preprocess, **preprocess}
-        sha256 = file_sha256(source.path)
+        weights = file_sha256(source.path)
+    else:
+        model, weights = _seeded(table, seed), f"{_RANDOM}{seed}"
     mean = _constants(preprocess, "mean", open_clip.OPENAI_DATASET_MEAN)
     std = _constants(preprocess, "std", open_clip.OPENAI_DATASET_STD)
-    return Clip(
-        model,
-        Identity(table, mean, std, sha256),
-        config,
-        device,
-    )
+    return Clip(model, Identity(table, mean, std, weights), config, device)
+
+
+def _load_weights(
+    model: CLIP | CustomTextCLIP, table: dict[str, Any], config: EncoderConfig, offline: bool
+) -> weight_files.Source:
+    """Find the weights, hold their activation against the model's, copy them in."""
+    tag = get_pretrained_cfg(config.model, config.weights) or None
+    tags = list_pretrained_tags_by_model(config.model)
+    source = weight_files.find(config.weights, config.model, tags, tag, offline)
+    tensors, openai = weight_files.read(source.path)
+    quick_gelu = bool(table.get("quick_gelu", False))
+    wanted = True if openai else source.quick_gelu
+    if wanted is None:
+        log.info("the weights don't say their activation; taking the model's (quick_gelu = %s)", quick_gelu)
+    elif wanted != quick_gelu:
+        raise WeightsError(
+            f"the weights were trained with {'QuickGELU' if wanted else 'GELU'}, but {config.model} has "
+            f"{'QuickGELU' if quick_gelu else 'GELU'}: pass a --model whose config has quick_gelu = "
+            f"{str(wanted).lower()} ({_sibling(config.model, wanted)})"
+        )
+    _fill(model, tensors, source.path)
+    return source
+
+
+def _seeded(table: dict[str, Any], seed: int) -> CLIP | CustomTextCLIP:
+    """A model of random weights; the caller's random state stays as it was."""
+    before = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        return _construct(table)
+    finally:
+        torch.set_rng_state(before)
 
 
 def pick_device(name: str) -> torch.device:

@@ -16,7 +16,8 @@ from ovlabel.cache import file_sha256
 from ovlabel.config import Config
 from ovlabel.errors import ConfigError, ImageError, StoreError
 from ovlabel.images import decode, list_images, printable, read_file
-from ovlabel.store import Record, Store, check_folder, check_run, create_store, exists, locked, open_store
+from ovlabel.runs import check_folder, check_run
+from ovlabel.store import Record, Store, create_store, exists, locked, open_store
 from ovlabel.types import Annotation, ChunkReport, ImageItem, TextBank, UInt8Image
 from ovlabel.vocabulary import Vocabulary, load_templates, load_vocabulary
 

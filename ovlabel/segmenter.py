@@ -16,7 +16,6 @@ from functools import partial
 from typing import NoReturn, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,24 +23,21 @@ from torch import Tensor
 from ovlabel.clip import Clip, Trace
 from ovlabel.config import Config
 from ovlabel.errors import ConfigError, StackError
-from ovlabel.ops import enlarge, lift_rows, normalise, resize, scaled_scores
+from ovlabel.finish import decide, drop_small, finish_size, kept_maps, label_map, probabilities_of, quantised
+from ovlabel.ops import enlarge, normalise, resize, scaled_scores
 from ovlabel.stack import Stack, levels_of, name_of
 from ovlabel.types import (
     Annotation,
     Box,
     ImageContext,
-    LabelMap,
     Prediction,
     TextBank,
     UInt8Image,
     WindowContext,
-    below_threshold,
-    label_dtype,
 )
 from ovlabel.windows import Canvas, GridCanvas, cut, enlarge_window, tile, working_size
 
 _FLIPS = {"identity": (), "hflip": (-1,), "vflip": (-2,)}
-_BAND_VALUES = 2**26  # float32 values lifted to image size at a time (256 MiB)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +97,6 @@ class Segmenter:
             )
         wide = torch.float64 if clip.dtype == torch.float64 else torch.float32
         self.text = torch.from_numpy(self.bank.embeddings).to(clip.device, wide)
-        self._class_of = torch.from_numpy(self.bank.class_of).to(clip.device)
 
     def __call__(self, image: UInt8Image) -> Prediction:
         """Labels, confidence and probabilities of a uint8 H W 3 RGB image. Raises ValueError for another shape."""
@@ -122,15 +117,16 @@ class Segmenter:
     def annotation(self, image: UInt8Image) -> Annotation:
         """What the store keeps of `segmenter(image)`; `store.probabilities` says how much."""
         decision = self._decide_image(image)
-        classes, probabilities = _kept(decision, self.config.store.probabilities)
-        labels = self._label_map(decision.labels)
-        wanted = self._finish_size(labels.shape, decision.working_size, capped=False)
+        working = decision.working_size
+        classes, probabilities = kept_maps(decision.probabilities, working, self.config.store.probabilities)
+        labels = label_map(decision.labels, len(self.bank.classes))
+        wanted = finish_size(self.config.labels, labels.shape, working, capped=False)
         return Annotation(
             labels,
-            _quantised(decision.confidence),
+            quantised(decision.confidence),
             classes,
             probabilities,
-            decision.working_size,
+            working,
             reduced=tuple(decision.probabilities.shape[1:]) != wanted,
         )
 
@@ -144,7 +140,7 @@ class Segmenter:
         return self._decide_resized(resize(image, target), size, image)
 
     def _decide_resized(self, resized: UInt8Image, size: tuple[int, int], image: UInt8Image | None) -> _Decision:
-        source = resized if image is None else image
+        source, settings = resized if image is None else image, self.config.labels
         working = (resized.shape[0], resized.shape[1])
         with torch.inference_mode():
             pyramid = [
@@ -153,31 +149,26 @@ class Segmenter:
                 )
                 for scale in self.config.tiling.scales
             ]
-            logits = self.logits(pyramid, self._finish_size(size, working))
+            logits = self.logits(pyramid, finish_size(settings, size, working))
             pixels = self.clip.pixels(_channels_first(resized))
             whole = resize(source, size) if self.stack.acts_at("logits", "probabilities", "labels") else source
             context = ImageContext(whole, pixels, self.bank, self.text, self.config.text.logit_scale)
             logits = self.stack.edit("logits", logits, context)
-            probabilities = self._probabilities(logits)
+            probabilities = probabilities_of(logits, self.bank, context.logit_scale)
             del logits
             probabilities = self.stack.edit("probabilities", probabilities, context)
-            probabilities = self._drop_small(probabilities)
-            labels, confidence = self._decide(probabilities, size)
+            probabilities = drop_small(probabilities, self.bank, settings.area_threshold)
+            labels, confidence = decide(probabilities, size, self.bank, settings.probability_threshold)
             labels = self.stack.edit("labels", labels, context)
         return _Decision(labels, confidence, probabilities, working)
 
     def _prediction(self, decision: _Decision) -> Prediction:
         return Prediction(
-            labels=self._label_map(decision.labels),
+            labels=label_map(decision.labels, len(self.bank.classes)),
             confidence=decision.confidence.float().cpu().numpy(),
             probabilities=decision.probabilities.float().cpu().numpy(),
             working_size=decision.working_size,
         )
-
-    def _label_map(self, labels: Tensor) -> LabelMap:
-        small = label_dtype(len(self.bank.classes))
-        values: npt.NDArray[np.int64] = labels.cpu().numpy()
-        return values.astype(np.uint8) if small is np.uint8 else values.astype(np.uint16)
 
     # ------------------------------------------------------------------ image → LOGITS
 
@@ -327,76 +318,6 @@ class Segmenter:
         for one, box in zip(part.maps, context.boxes, strict=True):
             yield enlarge_window(one[None], box, context.padding, size)[0], box
 
-    # ------------------------------------------------------------------ LOGITS → LABELS
-
-    def _finish_size(self, size: tuple[int, ...], working: tuple[int, int], *, capped: bool = True) -> tuple[int, int]:
-        """Where logits and probabilities live: `labels.finish`, at most `labels.max_finish_pixels`."""
-        if self.config.labels.finish == "working":
-            return working
-        height, width = size[0], size[1]
-        excess = height * width / self.config.labels.max_finish_pixels
-        if excess <= 1 or not capped:
-            return height, width
-        return max(int(height * excess**-0.5), 1), max(int(width * excess**-0.5), 1)
-
-    def _probabilities(self, logits: Tensor) -> Tensor:
-        """q h w cosines → c h w: softmax over queries at the logit scale, synonyms merged (`text.merge`).
-
-        Scales the cosines in place: at image size they are the largest thing there is.
-        """
-        scaled = logits.mul_(self.config.text.logit_scale)
-        count = len(self.bank.classes)
-        if self.bank.merge == "logsumexp":
-            merged = [
-                scaled[self._class_of == c].logsumexp(0) - np.log(int((self.bank.class_of == c).sum()))
-                for c in range(count)
-            ]
-            return torch.stack(merged).softmax(0)
-        shares = scaled.softmax(0)
-        if np.array_equal(self.bank.class_of, np.arange(count)):
-            return shares
-        owner = self._class_of[:, None, None].expand_as(shares)
-        return shares.new_zeros(count, *shares.shape[1:]).scatter_reduce_(0, owner, shares, "amax")
-
-    def _decide(self, probabilities: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """c h w → labels (int64 H W) and confidence (H W) at image size, the probability threshold applied.
-
-        Away from image size, the probabilities are lifted bilinearly, band by band, and decided there, so that borders
-        stay smooth. Only classes that win at some point of the map are lifted: one that is second on both sides of a
-        border could win between them, and is passed over.
-        """
-        if probabilities.shape[1:] == size:
-            confidence, labels = probabilities.max(0)
-            return self._threshold(labels, confidence), confidence
-        winners = torch.unique(probabilities.argmax(0))
-        small = probabilities[winners]
-        rows = max(1, _BAND_VALUES // (len(winners) * size[1]))
-        bands = [lift_rows(small, size, top, min(top + rows, size[0])).max(0) for top in range(0, size[0], rows)]
-        confidence = torch.cat([band.values for band in bands])
-        labels = winners[torch.cat([band.indices for band in bands])]
-        return self._threshold(labels, confidence), confidence
-
-    def _drop_small(self, probabilities: Tensor) -> Tensor:
-        """Zero every class whose share of the foreground's pixels is not above `labels.area_threshold` (SCLIP)."""
-        if not self.config.labels.area_threshold:
-            return probabilities
-        count = len(self.bank.classes)
-        foreground = torch.ones(count, dtype=torch.bool, device=probabilities.device)
-        if self.bank.background is not None:
-            foreground[self.bank.background] = False
-        area = torch.bincount(probabilities.argmax(0).flatten(), minlength=count) * foreground
-        small = foreground & (area <= self.config.labels.area_threshold * area.sum())
-        return probabilities.masked_fill(small[:, None, None], 0.0)
-
-    def _threshold(self, labels: Tensor, confidence: Tensor) -> Tensor:
-        """Pixels under the run's or their class' threshold → background, else the value below_threshold."""
-        background = self.bank.background
-        fallback = below_threshold(len(self.bank.classes)) if background is None else background
-        least: float | Tensor = self.config.labels.probability_threshold
-        if self.bank.thresholds is not None:
-            least = torch.from_numpy(self.bank.thresholds).to(confidence).clamp_min(least)[labels]
-        return labels.masked_fill((confidence < least) | (confidence <= 0), fallback)
-
 
 def _channels_first(image: UInt8Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
@@ -411,24 +332,6 @@ def _covered(box: Box, padding: tuple[int, int, int, int]) -> tuple[float, float
     """What a window's grid spans in the working image: (top, left, bottom, right), its padding included."""
     left, right, top, bottom = padding
     return box.top - top, box.left - left, box.top + box.height + bottom, box.left + box.width + right
-
-
-def _kept(decision: _Decision, keep: str) -> tuple[LabelMap | None, npt.NDArray[np.uint8] | None]:
-    """The probability maps that the store keeps, at working size: (classes, 255 × probabilities)."""
-    if keep == "none":
-        return None, None
-    maps = enlarge(decision.probabilities[None], decision.working_size)[0]
-    if keep == "full":
-        return None, _quantised(maps)
-    values, classes = maps.topk(min(int(keep.removeprefix("top")), len(maps)), dim=0)
-    indices: npt.NDArray[np.int64] = classes.cpu().numpy()
-    small = indices.astype(np.uint8) if label_dtype(len(maps)) is np.uint8 else indices.astype(np.uint16)
-    return small, _quantised(values)
-
-
-def _quantised(probabilities: Tensor) -> npt.NDArray[np.uint8]:
-    quantised: npt.NDArray[np.uint8] = (probabilities.clamp(0, 1) * 255).round().byte().cpu().numpy()
-    return quantised
 
 
 _CanvasT = TypeVar("_CanvasT", Canvas, GridCanvas)

@@ -15,7 +15,7 @@ from ovlabel import TextBank, build, load_config
 from ovlabel.builder import resolved
 from ovlabel.errors import ConfigError
 from ovlabel.job import as_written
-from ovlabel.store import differences
+from ovlabel.runs import differences
 
 WORDS = '[[class]]\nname = "cat"\nkind = "thing"\n[[class]]\nname = "grass"\nkind = "stuff"\n'
 

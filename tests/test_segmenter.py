@@ -154,7 +154,7 @@ def test_a_large_image_is_finished_at_fewer_pixels_and_says_so(tiny: dict[str, A
 
 def test_lifting_in_bands_changes_nothing(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = made(tiny, labels__finish="working")(IMAGE)
-    monkeypatch.setattr("ovlabel.segmenter._BAND_VALUES", 500)
+    monkeypatch.setattr("ovlabel.finish._BAND_VALUES", 500)
     bands = made(tiny, labels__finish="working")(IMAGE)
     assert np.array_equal(whole.labels, bands.labels)
     assert np.allclose(whole.confidence, bands.confidence, atol=1e-6)

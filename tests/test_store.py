@@ -20,13 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovlabel.errors import BusyError, RunError, StoreError
+from ovlabel.runs import check_run, differences
 from ovlabel.store import (
     Record,
     Store,
     TopProbabilities,
-    check_run,
     create_store,
-    differences,
     exists,
     open_store,
 )

@@ -117,10 +117,12 @@ class _Lines:
         if now - self._said < _SAY_SECONDS and self._done < self._total:
             return
         self._said = now
-        each = (now - self._first) / max(self._done - 1, 1)
-        left = duration(each * (self._total - self._done))
+        pace = ""
+        if self._done > 1:
+            each = (now - self._first) / (self._done - 1)
+            pace = f", {each:.2f} s/image, {duration(each * (self._total - self._done))} left"
         print(
-            f"ovlabel: {self._done}/{self._total} images, {self._failed} failed, {each:.2f} s/image, {left} left",
+            f"ovlabel: {self._done}/{self._total} images, {self._failed} failed{pace}",
             file=sys.stderr,
             flush=True,
         )

@@ -1,0 +1,112 @@
+"""From cosines to labels: probabilities, thresholds, the decision at image size, and what is kept of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ovlabel.config import LabelsConfig
+from ovlabel.ops import enlarge, lift_rows
+from ovlabel.types import LabelMap, TextBank, below_threshold, label_dtype
+
+_BAND_VALUES = 2**26  # float32 values lifted to image size at a time (256 MiB)
+
+
+def finish_size(
+    labels: LabelsConfig, size: tuple[int, ...], working: tuple[int, int], *, capped: bool = True
+) -> tuple[int, int]:
+    """Where logits and probabilities live: (height, width) by `labels.finish`, at most `labels.max_finish_pixels`."""
+    if labels.finish == "working":
+        return working
+    height, width = size[0], size[1]
+    excess = height * width / labels.max_finish_pixels
+    if excess <= 1 or not capped:
+        return height, width
+    return max(int(height * excess**-0.5), 1), max(int(width * excess**-0.5), 1)
+
+
+def probabilities_of(logits: Tensor, bank: TextBank, logit_scale: float) -> Tensor:
+    """Cosines q h w → probabilities c h w: softmax over queries at the logit scale, synonyms merged as the bank says.
+
+    Scales the cosines in place: at image size they are the largest thing there is.
+    """
+    scaled = logits.mul_(logit_scale)
+    count = len(bank.classes)
+    class_of = torch.from_numpy(bank.class_of).to(scaled.device)
+    if bank.merge == "logsumexp":
+        queries = np.bincount(bank.class_of, minlength=count)
+        merged = [scaled[class_of == c].logsumexp(0) - np.log(queries[c]) for c in range(count)]
+        return torch.stack(merged).softmax(0)
+    shares = scaled.softmax(0)
+    if np.array_equal(bank.class_of, np.arange(count)):
+        return shares
+    owner = class_of[:, None, None].expand_as(shares)
+    return shares.new_zeros(count, *shares.shape[1:]).scatter_reduce_(0, owner, shares, "amax")
+
+
+def drop_small(probabilities: Tensor, bank: TextBank, area_threshold: float) -> Tensor:
+    """Zero every class whose share of the foreground's pixels is not above `area_threshold` (SCLIP). c h w → c h w."""
+    if not area_threshold:
+        return probabilities
+    count = len(bank.classes)
+    foreground = torch.ones(count, dtype=torch.bool, device=probabilities.device)
+    if bank.background is not None:
+        foreground[bank.background] = False
+    area = torch.bincount(probabilities.argmax(0).flatten(), minlength=count) * foreground
+    small = foreground & (area <= area_threshold * area.sum())
+    return probabilities.masked_fill(small[:, None, None], 0.0)
+
+
+def decide(probabilities: Tensor, size: tuple[int, int], bank: TextBank, threshold: float) -> tuple[Tensor, Tensor]:
+    """Probabilities c h w → labels (int64 H W) and confidence (H W) at image size, thresholds applied.
+
+    Away from image size, the probabilities are lifted bilinearly, band by band, and decided there, so that borders stay
+    smooth. Only classes that win at some point of the map are lifted: one that is second on both sides of a border
+    could win between them, and is passed over.
+    """
+    if probabilities.shape[1:] == size:
+        confidence, labels = probabilities.max(0)
+    else:
+        winners = torch.unique(probabilities.argmax(0))
+        small = probabilities[winners]
+        rows = max(1, _BAND_VALUES // (len(winners) * size[1]))
+        bands = [lift_rows(small, size, top, min(top + rows, size[0])).max(0) for top in range(0, size[0], rows)]
+        confidence = torch.cat([band.values for band in bands])
+        labels = winners[torch.cat([band.indices for band in bands])]
+    return _give_up(labels, confidence, bank, threshold), confidence
+
+
+def _give_up(labels: Tensor, confidence: Tensor, bank: TextBank, threshold: float) -> Tensor:
+    """Pixels under the run's or their class' threshold → background, else the value below_threshold."""
+    fallback = below_threshold(len(bank.classes)) if bank.background is None else bank.background
+    least: float | Tensor = threshold
+    if bank.thresholds is not None:
+        least = torch.from_numpy(bank.thresholds).to(confidence).clamp_min(threshold)[labels]
+    return labels.masked_fill((confidence < least) | (confidence <= 0), fallback)
+
+
+def label_map(labels: Tensor, classes: int) -> LabelMap:
+    """int64 indices → numpy in the smallest type that holds `classes` and the two values kept apart."""
+    values: npt.NDArray[np.int64] = labels.cpu().numpy()
+    return values.astype(np.uint8) if label_dtype(classes) is np.uint8 else values.astype(np.uint16)
+
+
+def kept_maps(
+    probabilities: Tensor, working: tuple[int, int], keep: str
+) -> tuple[LabelMap | None, npt.NDArray[np.uint8] | None]:
+    """What `store.probabilities` keeps of c h w, at working size: class indices k h w (or None), 255 × probabilities."""
+    if keep == "none":
+        return None, None
+    maps = enlarge(probabilities[None], working)[0]
+    if keep == "full":
+        return None, quantised(maps)
+    values, classes = maps.topk(min(int(keep.removeprefix("top")), len(maps)), dim=0)
+    return label_map(classes, len(maps)), quantised(values)
+
+
+def quantised(probabilities: Tensor) -> npt.NDArray[np.uint8]:
+    """0 … 1 → 0 … 255, rounded."""
+    values: npt.NDArray[np.uint8] = (probabilities.clamp(0, 1) * 255).round().byte().cpu().numpy()
+    return values
