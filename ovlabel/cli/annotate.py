@@ -134,9 +134,11 @@ class _Lines:
 def _summary(job: Job) -> int:
     """Print what happened and where it lies; the exit code."""
     failures = job.failures()
+    for name in job.left_out:
+        print(f"left out: {printable(name)}: the folder can't be read")
     if not job.items:
         print(f"no images in {printable(str(job.folder))}")
-        return OK
+        return SOME_FAILED if job.left_out else OK
     done = [] if job.store is None else [job.store[item.key] for item in job.items if item.key in job.store]
     new, out = len(job.pending), printable(str(job.out))
     print(f"{len(done)} of {len(job.items)} images annotated ({new} looked at now, {len(failures)} failed) in {out}")
@@ -152,8 +154,6 @@ def _summary(job: Job) -> int:
         print(f"… and {len(failures) - 20} more: ovlabel status {out}")
     if new and done:
         print(f"look at one: ovlabel show {out} {printable(done[0].key)} -o overlay.png")
-    for name in job.left_out:
-        print(f"left out: {printable(name)}: the folder can't be read")
     return SOME_FAILED if failures or job.left_out else OK
 
 
