@@ -19,7 +19,7 @@ from ovlabel.images import decode, list_images, printable, read_file
 from ovlabel.runs import check_folder, check_run
 from ovlabel.store import Record, Store, create_store, exists, locked, open_store
 from ovlabel.types import Annotation, ChunkReport, ImageItem, TextBank, UInt8Image
-from ovlabel.vocabulary import Vocabulary, load_templates, load_vocabulary
+from ovlabel.vocabulary import Vocabulary, VocabularyClass, load_templates, load_vocabulary
 
 log = logging.getLogger("ovlabel")
 
@@ -279,8 +279,6 @@ def _text_of(job: Job) -> dict[str, Any]:
 
 
 def _vocabulary_of(bank: TextBank) -> Vocabulary:
-    from ovlabel.vocabulary import VocabularyClass
-
     pairs = zip(bank.classes, bank.kinds, strict=True)
     classes = tuple(VocabularyClass(name, kind) for name, kind in pairs)
     return Vocabulary("given", "given", "", classes, bank.background)

@@ -1,4 +1,4 @@
-"""Whether a store was written by the run at hand, and what differs if not. Standard library only."""
+"""Whether a store was written by the run at hand, and what differs if not. Neither torch nor zarr is needed."""
 
 from __future__ import annotations
 

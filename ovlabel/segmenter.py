@@ -143,14 +143,12 @@ class Segmenter:
         source, settings = resized if image is None else image, self.config.labels
         working = (resized.shape[0], resized.shape[1])
         with torch.inference_mode():
+            pixels = self._pixels(resized)
             pyramid = [
-                self.clip.pixels(
-                    _channels_first(resized if scale == 1 else resize(source, self._scaled(working, scale)))
-                )
+                pixels if scale == 1 else self._pixels(resize(source, self._scaled(working, scale)))
                 for scale in self.config.tiling.scales
             ]
             logits = self.logits(pyramid, finish_size(settings, size, working))
-            pixels = self.clip.pixels(_channels_first(resized))
             whole = resize(source, size) if self.stack.acts_at("logits", "probabilities", "labels") else source
             context = ImageContext(whole, pixels, self.bank, self.text, self.config.text.logit_scale)
             logits = self.stack.edit("logits", logits, context)
@@ -171,6 +169,10 @@ class Segmenter:
         )
 
     # ------------------------------------------------------------------ image → LOGITS
+
+    def _pixels(self, image: UInt8Image) -> Tensor:
+        """uint8 H W 3 → normalised 3 H W on the run's device."""
+        return self.clip.pixels(torch.from_numpy(np.array(image)).permute(2, 0, 1))
 
     def logits(self, pyramid: Sequence[Tensor], target: tuple[int, int]) -> Tensor:
         """Mean cosines q h w at `target` size over scales and views, before any edit.
@@ -317,10 +319,6 @@ class Segmenter:
             return
         for one, box in zip(part.maps, context.boxes, strict=True):
             yield enlarge_window(one[None], box, context.padding, size)[0], box
-
-
-def _channels_first(image: UInt8Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def _on_grid(joint: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -156,7 +156,6 @@ class Store(Mapping[str, StoredImage]):
 
     def __init__(self, path: Path, attrs: dict[str, Any]) -> None:
         self.path, self.attrs = path, attrs
-        self._last = 0
         self.refresh()
 
     # ---------------------------------------------------------------- reading
@@ -191,11 +190,9 @@ class Store(Mapping[str, StoredImage]):
     @property
     def committed(self) -> str:
         """When the last commit was made, ISO 8601 in UTC; "" before the first."""
-        names = self._nodes()
-        for name in reversed(names):
+        for name in reversed(self._nodes()):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                node = json.loads((self.path / "chunks" / name / "zarr.json").read_bytes())
-                return str(node["attributes"]["committed"])
+                return str(self._attributes(name)["committed"])
         return ""
 
     def __getitem__(self, key: str) -> StoredImage:
@@ -265,14 +262,17 @@ class Store(Mapping[str, StoredImage]):
 
     def _committed(self, name: str) -> list[Record] | None:
         """The records of one chunk, or None where no commit counts. Raises StoreError for a disk that errs."""
-        path = self.path / "chunks" / name / "zarr.json"
         try:
-            attributes = json.loads(path.read_bytes())["attributes"]
-            return [Record.from_json({"chunk": name, **line}) for line in attributes["images"]]
+            return [Record.from_json({"chunk": name, **line}) for line in self._attributes(name)["images"]]
         except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             return None
         except OSError as error:
-            raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+            where = self.path / "chunks" / name
+            raise StoreError(f"cannot read {where}: {error.strerror or error}") from error
+
+    def _attributes(self, name: str) -> Any:
+        """The attributes of a chunk's node, read straight from its file: listing needs no zarr."""
+        return json.loads((self.path / "chunks" / name / "zarr.json").read_bytes())["attributes"]
 
     # ---------------------------------------------------------------- writing
 

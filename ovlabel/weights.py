@@ -94,7 +94,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], bool]:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                    return _cleaned(dict(read_torchscript(archive)))
+                    return _cleaned(read_torchscript(archive))
         loaded = torch.load(path, map_location="cpu", weights_only=True)
         if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
             loaded = loaded["state_dict"]

@@ -342,12 +342,17 @@ def test_a_vocabulary_file_that_changed_is_looked_at_anew(folder: Path, fake: Fa
     assert not prepare(folder, config).idle
 
 
-def test_another_version_alone_is_the_same_run(folder: Path, drawn: dict[str, UInt8Image], fake: Fake) -> None:
-    run_all(folder, fake)
-    root = default_store(folder) / "zarr.json"
+def of_another_version(store: Path) -> None:
+    """Make a store look as if an older ovlabel had written it."""
+    root = store / "zarr.json"
     node = json.loads(root.read_text())
     node["attributes"]["written"]["version"] = "0.0.1"
     root.write_text(json.dumps(node))
+
+
+def test_another_version_alone_is_the_same_run(folder: Path, drawn: dict[str, UInt8Image], fake: Fake) -> None:
+    run_all(folder, fake)
+    of_another_version(default_store(folder))
     new = draw(folder / "new.png", 99)
     job, _ = run_all(folder, fake)
     assert not job.settled
@@ -552,10 +557,7 @@ def test_a_touched_file_is_not_done_again(folder: Path, drawn: dict[str, Any], f
 
 def test_a_new_version_is_resolved_once_and_then_settled(folder: Path, drawn: dict[str, Any], fake: Fake) -> None:
     run_all(folder, fake)
-    described = default_store(folder) / "zarr.json"
-    node = json.loads(described.read_text())
-    node["attributes"]["written"]["version"] = "0.0.1"
-    described.write_text(json.dumps(node))
+    of_another_version(default_store(folder))
     assert not prepare(folder, CONFIG).idle
     run_all(folder, fake)
     assert prepare(folder, CONFIG).idle
