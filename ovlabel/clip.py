@@ -223,11 +223,12 @@ def load_clip(config: EncoderConfig, *, offline: bool = False) -> Clip:
         WeightsError: weights that can't be had, do not fit by name and shape, or want another activation.
     """
     device = pick_device(config.device)
-    table, preprocess = _model_config(config.model)
-    seed = _seed(config.weights)
+    name, weights = config.source
+    table, preprocess = _model_config(name)
+    seed = _seed(weights)
     if seed is None:
         model = _construct(table)
-        source = _load_weights(model, table, config, offline)
+        source = _load_weights(model, table, name, weights, offline)
         preprocess = {**source.preprocess, **preprocess}
         weights = file_sha256(source.path)
     else:
@@ -238,12 +239,12 @@ def load_clip(config: EncoderConfig, *, offline: bool = False) -> Clip:
 
 
 def _load_weights(
-    model: CLIP | CustomTextCLIP, table: dict[str, Any], config: EncoderConfig, offline: bool
+    model: CLIP | CustomTextCLIP, table: dict[str, Any], name: str, weights: str, offline: bool
 ) -> weight_files.Source:
     """Find the weights, hold their activation against the model's, copy them in."""
-    tag = get_pretrained_cfg(config.model, config.weights) or None
-    tags = list_pretrained_tags_by_model(config.model)
-    source = weight_files.find(config.weights, config.model, tags, tag, offline)
+    tag = get_pretrained_cfg(name, weights) or None
+    tags = list_pretrained_tags_by_model(name)
+    source = weight_files.find(weights, name, tags, tag, offline)
     tensors, openai = weight_files.read(source.path)
     quick_gelu = bool(table.get("quick_gelu", False))
     wanted = True if openai else source.quick_gelu
@@ -251,9 +252,9 @@ def _load_weights(
         log.info("the weights don't say their activation; taking the model's (quick_gelu = %s)", quick_gelu)
     elif wanted != quick_gelu:
         raise WeightsError(
-            f"the weights were trained with {'QuickGELU' if wanted else 'GELU'}, but {config.model} has "
+            f"the weights were trained with {'QuickGELU' if wanted else 'GELU'}, but {name} has "
             f"{'QuickGELU' if quick_gelu else 'GELU'}: pass a --model whose config has quick_gelu = "
-            f"{str(wanted).lower()} ({_sibling(config.model, wanted)})"
+            f"{str(wanted).lower()} ({_sibling(name, wanted)})"
         )
     _fill(model, tensors, source.path)
     return source

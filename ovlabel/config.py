@@ -20,6 +20,7 @@ from ovlabel.errors import ConfigError, unknown
 
 PRESETS = Path(__file__).parent / "presets"
 STAGES = Path(__file__).parent / "stages"
+EMBEDDED = Path(__file__).parent / "demo" / "model"
 
 
 class Raw(str):
@@ -30,12 +31,20 @@ class Raw(str):
 class EncoderConfig:
     """The frozen CLIP image tower."""
 
-    model: str = "ViT-B-16-quickgelu"  # open_clip architecture, or path to its JSON model config
-    weights: str = "openai"  # pretrained tag, hf-hub:owner/name, file, or random:SEED
+    model: str = "ViT-B-16-quickgelu"  # open_clip architecture, path to its JSON model config, or "demo"
+    weights: str = "auto"  # pretrained tag, hf-hub:owner/name, file, or random:SEED; auto: the model's own
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     device: str = "auto"  # auto | cpu | cuda | cuda:N | mps
     last_block: Literal["full", "residual", "attention"] = "full"
     positions: Literal["clip", "open_clip"] = "clip"
+
+    @property
+    def source(self) -> tuple[str, str]:
+        """(model, weights) with their names resolved: "demo" is the embedded model, "auto" its file, else "openai"."""
+        if self.model == "demo":
+            own = EMBEDDED / "open_clip_model.safetensors"
+            return str(EMBEDDED / "open_clip_config.json"), str(own) if self.weights == "auto" else self.weights
+        return self.model, "openai" if self.weights == "auto" else self.weights
 
 
 @dataclass(frozen=True)

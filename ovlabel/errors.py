@@ -4,6 +4,7 @@ OvlabelError
 ├── ConfigError    an unknown name, key or value; lists what there is
 │   └── StackError stages in an order that has no meaning
 ├── ImageError     one file that can't be read: recorded, never fatal
+├── TruthError     ground truth that can't be read, matched or mapped
 ├── WeightsError   weights that can't be had, or do not fit the model
 └── StoreError     a folder that is no store
     ├── RunError   the store belongs to another run; names the fields that differ
@@ -30,6 +31,10 @@ class StackError(ConfigError):
 
 class ImageError(OvlabelError):
     """One image that can't be read; the run records it and goes on."""
+
+
+class TruthError(OvlabelError):
+    """Ground truth that can't be read, matched to images, or mapped to classes."""
 
 
 class WeightsError(OvlabelError):

@@ -249,8 +249,8 @@ def as_written(config: Config, *, own_text: bool = False) -> dict[str, Any]:
     values["encoder"].pop("device")
     vocabulary, templates = load_vocabulary(config.text.vocabulary), load_templates(config.text.templates)
     content = json.dumps([vocabulary.content(), dict(templates.by_kind), templates.adaptive], sort_keys=True)
-    weights = Path(config.encoder.weights).expanduser()
-    named = (Path(config.encoder.model).expanduser(), weights, weights.parent / "open_clip_config.json")
+    model, weights = (Path(name).expanduser() for name in config.encoder.source)
+    named = (model, weights, weights.parent / "open_clip_config.json")
     files = {str(path): file_sha256(path) for path in named if path.is_file()}
     return {
         "config": values,

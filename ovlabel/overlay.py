@@ -72,3 +72,29 @@ def _with_legend(picture: Image.Image, shares: list[tuple[str, float, tuple[int,
             draw.rectangle((left, top, left + _SWATCH, top + _SWATCH), fill=colour, outline="black")
         draw.text((left + _SWATCH + _MARGIN, top), text, fill="black", font=font)
     return sheet
+
+
+def beside(left: Image.Image, right: Image.Image) -> Image.Image:
+    """Two pictures in a row."""
+    whole = Image.new("RGB", (left.width + right.width, max(left.height, right.height)), "white")
+    whole.paste(left, (0, 0))
+    whole.paste(right, (left.width, 0))
+    return whole
+
+
+def sheet(pictures: list[Image.Image], height: int = 240, width: int = 2000) -> Image.Image:
+    """Pictures of one height in as many rows as it takes."""
+    rows: list[list[Image.Image]] = [[]]
+    for picture in pictures:
+        small = picture.resize((round(picture.width * height / picture.height), height), Image.Resampling.LANCZOS)
+        if sum(other.width + _MARGIN for other in rows[-1]) + small.width > width and rows[-1]:
+            rows.append([])
+        rows[-1].append(small)
+    widest = max(sum(picture.width + _MARGIN for picture in row) for row in rows)
+    whole = Image.new("RGB", (widest, len(rows) * (height + _MARGIN)), "white")
+    for number, row in enumerate(rows):
+        left = 0
+        for picture in row:
+            whole.paste(picture, (left, number * (height + _MARGIN)))
+            left += picture.width + _MARGIN
+    return whole

@@ -86,11 +86,22 @@ def test_the_installed_package_needs_no_checkout(installed: Path, tmp_path: Path
     )
     place, classes, sentences, presets, stages, stack = run("-c", code, path=installed, cwd=tmp_path).splitlines()
     assert Path(place) == installed / "ovlabel" / "__init__.py"
-    assert int(classes) == 171 + 81 + 21 + 20 + 60 + 59 + 150 + 19
+    assert int(classes) == 171 + 81 + 21 + 20 + 60 + 59 + 150 + 19 + 25 + 109 + 133 + 11
     assert "80" in sentences.split()
     assert presets.split() == sorted(path.stem for path in (ROOT / "ovlabel" / "presets").glob("*.toml"))
     assert stages.split() == sorted(p.stem for p in (ROOT / "ovlabel" / "stages").glob("*.py") if p.stem[0] != "_")
     assert stack == "['kk', 'neighbours']"
+
+
+def test_the_installed_package_carries_its_model(installed: Path) -> None:
+    own, packed = (root / "ovlabel" / "demo" / "model" for root in (ROOT, installed))
+    assert {path.name for path in packed.iterdir()} == {
+        "README.md",
+        "open_clip_config.json",
+        "open_clip_model.safetensors",
+    }
+    for path in packed.iterdir():
+        assert path.read_bytes() == (own / path.name).read_bytes()
 
 
 def test_a_preset_added_to_the_installed_package_is_found(installed: Path, tmp_path: Path) -> None:

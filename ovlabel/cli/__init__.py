@@ -14,20 +14,24 @@ from typing import Annotated, Any
 import typer
 
 from ovlabel import __version__
-from ovlabel.cli import annotate, inspect, lists
+from ovlabel.cli import ablate, annotate, demo, export, inspect, lists, score
 from ovlabel.cli.codes import BUSY, DEFECT, INTERRUPTED, OK, STORE, TERMINATED, USAGE, WEIGHTS
 from ovlabel.errors import BusyError, OvlabelError, StoreError, WeightsError
 
 app = typer.Typer(
     help="Annotate folders of images with open-vocabulary semantic segmentation, without training.",
-    epilog="Start with: ovlabel annotate ./images --vocab coco-stuff",
+    epilog="Start with: ovlabel demo; then: ovlabel annotate ./images --vocab coco-stuff",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+demo.register(app)
 annotate.register(app)
+score.register(app)
+ablate.register(app)
+export.register(app)
 inspect.register(app)
 lists.register(app)
 

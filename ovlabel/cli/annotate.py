@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ovlabel.cli.codes import OK, SOME_FAILED
-from ovlabel.config import load_config, setting
+from ovlabel.config import Config, load_config, setting
 from ovlabel.errors import ConfigError
 from ovlabel.images import printable
 from ovlabel.job import Job, prepare
@@ -48,8 +48,27 @@ def annotate(
     """
     if vocab is not None and classes is not None:
         raise ConfigError("--vocab and --classes exclude each other")
+    vocabulary = vocab if classes is None else INLINE + classes
+    config = config_of(preset, settings, vocabulary, templates, model, weights, device)
+    job = prepare(folder, config, out, chunk_size=chunk, offline=offline)
+    if config.encoder.weights.startswith("random:"):
+        print("ovlabel: random weights: the labels of this run mean nothing", file=sys.stderr)
+    annotate_pending(job)
+    raise typer.Exit(_summary(job))
+
+
+def config_of(
+    preset: str,
+    settings: list[str] | None,
+    vocabulary: str | None = None,
+    templates: str | None = None,
+    model: str | None = None,
+    weights: str | None = None,
+    device: str | None = None,
+) -> Config:
+    """A preset with the options of a command; one that `--set` gives too must agree."""
     options = {
-        "text.vocabulary": vocab if classes is None else INLINE + classes,
+        "text.vocabulary": vocabulary,
         "text.templates": templates,
         "encoder.model": model,
         "encoder.weights": weights,
@@ -59,15 +78,10 @@ def annotate(
     for key, value in options.items():
         if value is not None and overrides.setdefault(key, value) != value:
             raise ConfigError(f"{key} is given twice, as {overrides[key]} and as {value}")
-    config = load_config(preset, overrides)
-    job = prepare(folder, config, out, chunk_size=chunk, offline=offline)
-    if config.encoder.weights.startswith("random:"):
-        print("ovlabel: random weights: the labels of this run mean nothing", file=sys.stderr)
-    _run(job)
-    raise typer.Exit(_summary(job))
+    return load_config(preset, overrides)
 
 
-def _run(job: Job) -> None:
+def annotate_pending(job: Job) -> None:
     """Do what is pending, with a bar on a terminal and plain lines elsewhere."""
     if job.idle:
         return

@@ -1,0 +1,72 @@
+"""`ovlabel ablate`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ovlabel.cli.annotate import config_of
+from ovlabel.errors import TruthError
+from ovlabel.images import list_images
+from ovlabel.score import map_classes, match, read_map
+from ovlabel.truth import TruthClass, open_truth
+from ovlabel.vocabulary import load_vocabulary
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(ablate)
+
+
+def ablate(
+    images: Annotated[Path, typer.Argument(help="Folder of images.")],
+    truth: Annotated[Path, typer.Argument(metavar="ground_truth", help="Their masks.")],
+    convention: Annotated[str, typer.Option("--truth", help="How masks are written, as in 'ovlabel score'.")] = "raw",
+    mapping: Annotated[Path | None, typer.Option("--map", help='TOML lines: "wall-brick" = "wall".')] = None,
+    preset: Annotated[str, typer.Option(help="Stack of stages, name or .toml file.")] = "sclip",
+    vocab: Annotated[str | None, typer.Option(help="Vocabulary, name or file. [default: coco-stuff]")] = None,
+    model: Annotated[str | None, typer.Option(help="As in 'ovlabel annotate'.")] = None,
+    weights: Annotated[str | None, typer.Option(help="As in 'ovlabel annotate'.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other key; may repeat.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never open a connection.")] = False,
+) -> None:
+    """Measure what every stage adds: the whole stack, and the stack without each."""
+    config = config_of(preset, settings, vocab, model=model, weights=weights)
+    entries = load_vocabulary(config.text.vocabulary).classes
+    known = open_truth(truth, convention, [TruthClass(e.name, (e.name,), e.kind, e.group) for e in entries])
+    classes = map_classes([e.name for e in entries], known.classes, None if mapping is None else read_map(mapping))
+    items = {item.key: item for item in list_images(images)}
+    masks = list(match(list(items), known).items())[:limit]
+    if not masks:
+        raise TruthError(f"no image of {images} has a mask of its name in {truth}")
+    for line in classes.lines():
+        print(line, file=sys.stderr)
+
+    from ovlabel.ablation import ablate as run
+    from ovlabel.builder import build
+
+    segmenter = build(config, offline=offline)
+    done = 0
+
+    def progress(_: str) -> None:
+        nonlocal done
+        done += 1
+        print(f"ovlabel: {done}/{len(masks)} images", file=sys.stderr, flush=True)
+
+    variants, encoder = run(segmenter, [(items[key], mask) for key, mask in masks], known, classes, progress)
+    print(f"{len(masks)} images, preset {preset}; seconds per image, the encoder ({encoder:.2f} s) left out")
+    print(f"{'without':<18}{'mIoU':>8}{'present':>9}{'boundary F1':>13}{'person':>8}{'seconds':>9}")
+    for variant in variants:
+        if variant.scores is None:
+            print(f"{variant.left_out:<18}{variant.refused}")
+            continue
+        values = variant.scores.to_json()
+        cells = [values["miou"], values["miou_present"], values["boundary_f1"], values["person"]]
+        shown = ["–" if cell is None else f"{100 * cell:.1f}" for cell in cells]
+        print(f"{variant.left_out:<18}{shown[0]:>8}{shown[1]:>9}{shown[2]:>13}{shown[3]:>8}{variant.seconds:>9.2f}")

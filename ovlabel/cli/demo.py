@@ -1,0 +1,83 @@
+"""`ovlabel demo`: the whole job on drawn scenes, with the embedded model, offline."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from PIL import Image
+
+from ovlabel.cli.annotate import annotate_pending
+from ovlabel.cli.codes import OK, SOME_FAILED
+from ovlabel.config import load_config
+from ovlabel.demo.scenes import CLASSES, write
+from ovlabel.errors import ConfigError, RunError
+from ovlabel.images import decode, printable, read_file
+from ovlabel.job import prepare
+from ovlabel.metrics import iou, miou, pixel_accuracy
+from ovlabel.overlay import beside, overlay, sheet
+from ovlabel.score import map_classes, score
+from ovlabel.store import Store, open_store
+from ovlabel.truth import TruthClass, open_truth
+
+_SEED = 2  # training draws from 0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(demo)
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where to draw; made if need be.")] = Path("ovlabel-demo"),
+    preset: Annotated[str, typer.Option(help="Stack of stages, name or .toml file.")] = "sclip",
+    scenes: Annotated[int, typer.Option(min=1, max=99, help="How many to draw.")] = 24,
+) -> None:
+    """Draw scenes, annotate them with the embedded model, score them, show them. Needs no network.
+
+    The embedded model knows these drawings and no photographs: it shows that everything works, and how.
+    """
+    if folder.exists() and not (folder / "truth").is_dir() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} holds something else; name a folder that is empty or not there yet")
+    keys = {"encoder.model": "demo", "text.vocabulary": "demo"}
+    config = load_config(preset, keys)
+    name = Path(preset).stem
+    drawn = write(folder, scenes, _SEED)
+    job = prepare(folder / "images", config, folder / f"{name}.zarr", offline=True)
+    logging.getLogger("ovlabel").info("%d drawn scenes, preset %s, embedded model", scenes, name)
+    try:
+        annotate_pending(job)
+    except RunError as error:
+        raise RunError(f"{error}; or name another folder: ovlabel demo FOLDER") from None
+    _report(open_store(job.out), drawn, folder, name)
+    raise typer.Exit(SOME_FAILED if job.failures() else OK)
+
+
+def _report(store: Store, drawn: list[str], folder: Path, preset: str) -> None:
+    """Score what was annotated, write overlays, say where everything lies and what to do next."""
+    truth = open_truth(folder / "truth", "raw", [TruthClass(name) for name in CLASSES])
+    scores = score(store, truth, map_classes(store.classes, truth.classes), allow_partial=True)
+    overlays = folder / f"{preset}-overlays"
+    overlays.mkdir(exist_ok=True)
+    pictures = []
+    for key in filter(store.__contains__, drawn):
+        scene = decode(read_file(store[key].path)[0])
+        coloured = overlay(scene, store[key].labels, store.classes, store.colours)
+        pictures.append(beside(Image.fromarray(scene), coloured))
+        pictures[-1].save(overlays / f"{Path(key).stem}.png")
+    sheet(pictures).save(folder / f"{preset}-overlays.png")
+    each = iou(scores.counts)
+    order = [i for i in np.argsort(-np.nan_to_num(each, nan=-1)) if not np.isnan(each[i])]
+    mean, accuracy = 100 * miou(scores.counts), 100 * pixel_accuracy(scores.counts)
+    print(f"mIoU {mean:.1f} % over {len(order)} classes, pixel accuracy {accuracy:.1f} %")
+    for word, some in (("best", order[:4]), ("worst", order[-4:])):
+        print(f"  {word:<6} " + ", ".join(f"{CLASSES[i]} {100 * each[i]:.0f}" for i in some))
+    where = printable(str(folder))
+    print(f"scenes   {where}/images, ground truth in {where}/truth")
+    print(f"labels   {where}/{preset}.zarr; all figures: ovlabel score {where}/{preset}.zarr {where}/truth")
+    print(f"look at  {where}/{preset}-overlays.png, one by one in {where}/{preset}-overlays")
+    print("The embedded model knows drawings only. Your own photographs (fetches CLIP, some 600 MB, once):")
+    print("  ovlabel annotate ./photographs --vocab coco-stuff")

@@ -1,0 +1,1 @@
+"""The demonstration: drawn scenes with exact ground truth, and a small CLIP trained on such drawings."""

@@ -1,0 +1,296 @@
+"""Trains the embedded model from scratch: `python -m ovlabel.demo.train --out FILE` (torch 2.9 or newer, for Muon).
+
+Losses, with one learned temperature: contrast of whole crops with captions (Radford et al. 2021, the class token); of
+names with themselves in other templates, without which the names of things stay alike for long; and, for every patch of
+the value path of the last block, cross-entropy against the prompts of the classes, of the colour-thing pairs and of the
+colours. The value path is read twice, with and without the block's residual and feed-forward. The plain tokens are not
+supervised, and nothing of `ovlabel.stages` is used: what attention in the last block does to a map is for them to show.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.model import CLIP
+from open_clip.tokenizer import SimpleTokenizer
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader, IterableDataset
+
+from ovlabel.demo import captions
+from ovlabel.demo.scenes import PAIR_CLASSES, PAIRS, REGIONS, Scene, draw
+from ovlabel.demo.textures import pick
+from ovlabel.demo.things import COLOURS, THINGS
+
+FOLDER = Path(__file__).parent / "model"
+TRAINING = 0  # first number of every training seed; evaluation draws from others
+_CROPS = {112: 12, 224: 4, 448: 4}  # of every scene, by side
+_THINGS_COUNT = 4.0  # times as much as regions: there are fewer of their pixels
+_WEIGHTS = {"contrast": 0.2, "names": 0.5, "class": 1.0, "pair": 1.0, "colour": 0.3}
+_SAMPLES = 4  # a patch's target is taken at 4 × 4 of its pixels
+
+_THING_OF = [list(THINGS).index(thing) for _, thing in PAIRS]
+_COLOUR_OF = [list(COLOURS).index(colour) for colour, _ in PAIRS]
+# from an index in PAIR_CLASSES to an index in CLASSES; among regions and trained pairs; among colours (−1: none)
+CLASS_OF = torch.tensor([*range(len(REGIONS)), *(len(REGIONS) + thing for thing in _THING_OF)])
+TRAINED_OF = torch.tensor(
+    [
+        *range(len(REGIONS)),
+        *(len(REGIONS) + captions.TRAINED_PAIRS.index(p) if p in captions.TRAINED_PAIRS else -1 for p in PAIRS),
+    ]
+)
+COLOUR_OF = torch.tensor([*(-1 for _ in REGIONS), *_COLOUR_OF])
+
+Batch = tuple[NDArray[np.uint8], NDArray[np.uint8], list[str]]
+
+
+class Crops(IterableDataset[Batch]):
+    """Batches of crops of fresh scenes at working size, so many steps of them.
+
+    Three steps in four see 112 px around a thing: seven patches a side show a shape at a quarter of the cost.
+    The last quarter sees whole windows, 224 px and now and then 448 px. A batch always holds as many patches.
+    Yields pixels (b h w 3), pair maps at every fourth pixel (b h/4 w/4), captions.
+    """
+
+    def __init__(self, seed: int, batch: int, steps: int) -> None:
+        self._seed, self._batch, self._steps = seed, batch, steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = torch.utils.data.get_worker_info()
+        number, count = (worker.id, worker.num_workers) if worker else (0, 1)
+        random = np.random.default_rng([TRAINING, self._seed, number])
+        waiting: dict[int, list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]] = {112: [], 224: [], 448: []}
+        drawn = 0
+        for step in range(number, self._steps, count):
+            side = 112 if step < 0.75 * self._steps else 448 if step % 4 == 3 else 224
+            size = self._batch * 112**2 // side**2
+            crops = waiting[side]
+            while len(crops) < 2 * size:
+                seed = (TRAINING, self._seed, drawn * count + number)
+                scene, drawn = draw(seed, choose_from=captions.TRAINED_PAIRS), drawn + 1
+                crops += [_crop(random, scene, side) for _ in range(_CROPS[side])]
+            random.shuffle(crops)
+            ready, waiting[side] = crops[:size], crops[size:]
+            pixels, pairs = (np.stack(part) for part in zip(*ready, strict=True))
+            yield pixels, pairs, [captions.caption(random, each) for each in pairs]
+
+
+def _crop(random: np.random.Generator, scene: Scene, side: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A square of the scene at a working size, mirrored half the time; small ones mostly lie around a thing."""
+    image, pairs = Image.fromarray(scene.image), Image.fromarray(scene.pairs)
+    box = side * min(image.size) / random.uniform(max(280, side), max(480, 1.15 * side))
+    room = np.array([image.width - box, image.height - box])
+    corner = random.uniform(0, room)
+    there = np.flatnonzero(np.bincount(scene.pairs.ravel(), minlength=len(PAIR_CLASSES))[len(REGIONS) :])
+    if side == 112 and len(there) and random.random() < 0.8:
+        rows, columns = np.nonzero(scene.pairs == len(REGIONS) + pick(random, there.tolist()))
+        middle = int(random.integers(len(rows)))
+        corner = np.clip([columns[middle], rows[middle]] - box * random.uniform(0.3, 0.7, 2), 0, room)
+    area = (*corner, *(corner + box))
+    small = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box=area))
+    cells = side // _SAMPLES
+    truth = np.asarray(pairs.resize((cells, cells), Image.Resampling.NEAREST, box=area))
+    return (small[:, ::-1], truth[:, ::-1]) if random.random() < 0.5 else (small, truth)
+
+
+def readouts(model: CLIP, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Class token (b e); value path in the full last block, and as its attention branch alone (b n e)."""
+    visual = model.visual
+    x = visual.conv1(pixels)
+    grid = x.shape[-2:]
+    x = x.flatten(2).transpose(1, 2)
+    x = torch.cat((visual.class_embedding.to(x.dtype).expand(len(x), 1, -1), x), 1) + _positions(visual, grid)
+    x = visual.ln_pre(x)
+    for block in visual.transformer.resblocks[:-1]:
+        x = block(x)
+    block = visual.transformer.resblocks[-1]
+    inner = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
+    queries, keys, values = inner.chunk(3, -1)
+    shape = (len(x), -1, block.attn.num_heads, x.shape[-1] // block.attn.num_heads)
+    heads = [part.reshape(shape).transpose(1, 2) for part in (queries[:, :1], keys, values)]
+    pooled = F.scaled_dot_product_attention(heads[0], heads[1], heads[2]).transpose(1, 2).flatten(2)
+    mixed = block.attn.out_proj(torch.cat((pooled, values[:, 1:]), 1))
+    full = x + mixed
+    full = full + block.mlp(block.ln_2(full))
+    project = visual.ln_post(torch.cat((full, mixed[:, 1:]), 1)) @ visual.proj
+    count = x.shape[1]
+    return project[:, 0], project[:, 1:count], project[:, count:]
+
+
+def _positions(visual: Any, grid: tuple[int, int]) -> Tensor:
+    table: Tensor = visual.positional_embedding
+    if tuple(grid) == tuple(visual.grid_size):
+        return table
+    if grid[0] < visual.grid_size[0]:  # any part of the table: a crop is from anywhere
+        top, left = (
+            int(torch.randint(0, own - part + 1, ())) for own, part in zip(visual.grid_size, grid, strict=True)
+        )
+        part = table[1:].reshape(*visual.grid_size, -1)[top : top + grid[0], left : left + grid[1]]
+        return torch.cat((table[:1], part.flatten(0, 1)))
+    square = table[1:].reshape(*visual.grid_size, -1).permute(2, 0, 1)[None]
+    wide = F.interpolate(square, size=grid, mode="bicubic", align_corners=False)
+    return torch.cat((table[:1], wide[0].flatten(1).T))
+
+
+def text_features(model: CLIP, tokens: Tensor) -> Tensor:
+    """Normalised text embeddings (count e); the tokens behind the longest text are left out."""
+    count = int(tokens.argmax(-1).max()) + 1
+    x = model.token_embedding(tokens[:, :count]) + model.positional_embedding[:count]
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:count, :count]))
+    return F.normalize((x[torch.arange(len(x)), tokens.argmax(-1)] @ model.text_projection).float(), dim=-1)
+
+
+def loss_of(model: CLIP, pixels: Tensor, pairs: Tensor, texts: list[Tensor]) -> dict[str, Tensor]:
+    """The losses of a batch; texts: tokens of captions, classes, trained pairs, colours, classes and colours again."""
+    sizes = [len(part) for part in texts]
+    said, classes, trained, colours, again = torch.split(text_features(model, torch.cat(texts)), sizes)
+    scale = model.logit_scale.exp()
+    whole, *paths = readouts(model, pixels)
+    likeness = scale * F.normalize(whole.float(), dim=-1) @ said.T
+    match = torch.arange(len(said), device=likeness.device)
+    losses = {"contrast": (F.cross_entropy(likeness, match) + F.cross_entropy(likeness.T, match)) / 2}
+    names = torch.cat((classes, colours))
+    losses["names"] = F.cross_entropy(scale * names @ again.T, torch.arange(len(names), device=names.device))
+    rows, columns = (side // _SAMPLES for side in pairs.shape[1:])
+    cells = pairs.long().reshape(len(pairs), rows, _SAMPLES, columns, _SAMPLES)
+    samples = cells.transpose(2, 3).reshape(-1, _SAMPLES**2)  # patches × 16
+    named = torch.cat((classes[: len(REGIONS)], trained))
+    for path, features in zip(("full", "value"), paths, strict=True):
+        patches = F.normalize(features.float(), dim=-1).flatten(0, 1)
+        for name, bank, index in (
+            ("class", classes, CLASS_OF), ("pair", named, TRAINED_OF), ("colour", colours, COLOUR_OF),
+        ):  # fmt: skip
+            target = index.to(samples.device)[samples]
+            known = target >= 0
+            chance = (scale * patches @ bank.T).log_softmax(-1).gather(1, target.clamp(min=0))
+            weight = known * torch.where(samples < len(REGIONS), 1.0, _THINGS_COUNT)
+            losses[f"{path}/{name}"] = -(chance * weight).sum() / weight.sum().clamp(min=1)
+    return losses
+
+
+def _start(model: CLIP, pixels: Tensor) -> None:
+    """A start from which shapes are found in minutes: without it and Muon, a run of this length knows colours only.
+
+    Patches are whitened (the first layer takes the leading principal components of real patches, each of one variance,
+    in a random rotation), positions are sines (a patch's content drowns open_clip's), keys equal queries, so that
+    neighbours and likes mix from the first step.
+    """
+    visual = model.visual
+    rows, columns = visual.grid_size
+    width, side = visual.positional_embedding.shape[1], visual.patch_size[0]
+    patches = F.unfold(pixels, side, stride=side).transpose(1, 2).flatten(0, 1)
+    values, vectors = torch.linalg.eigh(torch.cov(patches.T))
+    values, vectors = values[-width:], vectors[:, -width:]
+    rotation = torch.linalg.qr(torch.randn(width, width)).Q
+    whitening = rotation @ (vectors / (values + 0.01 * values[-50]).sqrt()).T
+    waves = 0.01 ** torch.linspace(0, 1, width // 4)
+    down, across = (torch.arange(count)[:, None] * waves for count in (rows, columns))
+    table = torch.cat((torch.cat((down.sin(), down.cos()), 1)[:, None].expand(-1, columns, -1),
+                       torch.cat((across.sin(), across.cos()), 1)[None].expand(rows, -1, -1)), -1)  # fmt: skip
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(30))
+        visual.conv1.weight.copy_(0.6 * whitening.reshape(visual.conv1.weight.shape))
+        visual.positional_embedding[1:] = 0.7 * table.flatten(0, 1)
+        for block in visual.transformer.resblocks:
+            weight = block.attn.in_proj_weight
+            weight[width : 2 * width] = weight[:width]
+
+
+def _normalised(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """uint8 b h w 3 as the model takes it: b 3 h w."""
+    mean, std = (torch.tensor(v, device=device)[:, None, None] * 255 for v in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
+    return (torch.as_tensor(pixels).to(device).permute(0, 3, 1, 2).float() - mean) / std
+
+
+def train(steps: int, seed: int, batch: int, device: torch.device, workers: int, say: int = 100) -> dict[str, Tensor]:
+    """A model after so many steps, as a state dict in fp16; words that were never said have zero embeddings.
+
+    Args:
+        batch: crops of 112 px a step, or as many patches in larger ones. workers: processes that draw; 0: this one.
+        say: steps between two lines of progress.
+    """
+    torch.manual_seed(seed)
+    random = np.random.default_rng([TRAINING, seed])
+    crops = Crops(seed, batch, steps)
+    model = CLIP(**json.loads((FOLDER / "open_clip_config.json").read_text())["model_cfg"])
+    _start(model, torch.cat([_normalised(pixels, torch.device("cpu")) for pixels, *_ in itertools.islice(crops, 8)]))
+    model.to(device)
+    tokenise = SimpleTokenizer(context_length=model.context_length)
+    said = torch.zeros(model.vocab_size, dtype=torch.bool)
+    matrices = [p for n, p in model.named_parameters() if "resblocks" in n and p.ndim == 2]
+    others = [p for n, p in model.named_parameters() if not ("resblocks" in n and p.ndim == 2)]
+    optimisers = [  # each with its highest rate
+        (torch.optim.Muon(matrices, weight_decay=0.02), 0.02),
+        (torch.optim.AdamW(others, weight_decay=0.0, betas=(0.9, 0.98)), 1e-3),
+    ]
+    half = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    loader = DataLoader(crops, batch_size=None, num_workers=workers, prefetch_factor=3 if workers else None)
+    started, totals = time.monotonic(), dict[str, float]()
+    for step, (pixels, pairs, sentences) in enumerate(loader):
+        prompts = [
+            sentences,
+            captions.class_prompts(random),
+            captions.pair_prompts(random),
+            captions.colour_prompts(random),
+            captions.class_prompts(random) + captions.colour_prompts(random),
+        ]
+        texts = [tokenise(part) for part in prompts]
+        said[torch.cat(texts)] = True
+        # on a CPU the fused attention is the slower one backwards
+        with torch.autocast(device.type, torch.bfloat16, enabled=half), sdpa_kernel(SDPBackend.MATH):
+            inputs = _normalised(pixels, device), torch.as_tensor(pairs).to(device)
+            losses = loss_of(model, *inputs, [part.to(device) for part in texts])
+        weighted = [_WEIGHTS[name.rpartition("/")[2]] * loss for name, loss in losses.items()]
+        torch.stack(weighted).sum().backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(others, 1.0)
+        share = min((step + 1) / 100, 0.5 + 0.5 * math.cos(math.pi * step / steps))
+        for optimiser, highest in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = highest * share
+            optimiser.step()
+            optimiser.zero_grad()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+        for name, loss in losses.items():
+            totals[name] = totals.get(name, 0) + loss.item() / say
+        if (step + 1) % say == 0:
+            means = " ".join(f"{name} {value:.3f}" for name, value in totals.items())
+            print(f"{step + 1}/{steps} {time.monotonic() - started:.0f} s {means}", flush=True)
+            totals.clear()
+    with torch.no_grad():
+        model.token_embedding.weight[~said.to(device)] = 0
+    return {name: value.detach().half().cpu().contiguous() for name, value in model.state_dict().items()}
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="the weights, a .safetensors file")
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw")
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    started = time.monotonic()
+    weights = train(options.steps, options.seed, options.batch, device, options.workers)
+    save_file(weights, options.out)
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB after {(time.monotonic() - started) / 60:.1f} min")
+
+
+if __name__ == "__main__":
+    main()
