@@ -21,6 +21,7 @@ from ovlabel.store import Store
 from ovlabel.truth import IGNORED, IMAGE_ENDINGS, Truth, TruthClass
 
 _SAMPLES = 1000
+_AHEAD = 256  # images that may be read before their turn
 
 
 @dataclass(frozen=True)
@@ -302,8 +303,12 @@ def score(
     certainty, bands = np.zeros((256, 2), np.int64), np.zeros((2, count), np.int64)
     tallies, contours = [], []
     work = partial(_image, store, truth, masks, table, boundaries)
+    keys = list(masks)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for key, (own, sure, edges) in zip(masks, pool.map(work, masks), strict=True):
+        results = (
+            result for start in range(0, len(keys), _AHEAD) for result in pool.map(work, keys[start : start + _AHEAD])
+        )
+        for key, (own, sure, edges) in zip(keys, results, strict=True):
             counts += own
             certainty += sure
             tallies.append([np.diagonal(own)[:-1], own[:-1].sum(1), own[:, :-1].sum(0)])

@@ -77,7 +77,7 @@ class Crops(IterableDataset[Batch]):
         drawn = 0
         for step in range(number, self._steps, count):
             side = 112 if step < 0.75 * self._steps else 448 if step % 4 == 3 else 224
-            size = self._batch * 112**2 // side**2
+            size = max(self._batch * 112**2 // side**2, 1)
             crops = waiting[side]
             while len(crops) < 2 * size:
                 seed = (TRAINING, self._seed, drawn * count + number)
