@@ -131,6 +131,20 @@ def test_a_perfect_map_scores_one_everywhere() -> None:
     np.testing.assert_array_equal(intersection, union)
 
 
+def test_torchmetrics_agrees_where_the_conventions_do() -> None:
+    """One image at a time: over several, torchmetrics averages images, and it knows no ignored pixels."""
+    import torch
+    from torchmetrics.segmentation import MeanIoU
+
+    random = np.random.default_rng(1)
+    for classes in (3, 20, 171):
+        truth = random.integers(0, classes, (40, 50)).repeat(3, 0)
+        labels = np.where(random.random(truth.shape) < 0.4, random.integers(0, classes, truth.shape), truth)
+        theirs = MeanIoU(classes, per_class=True, input_format="index")
+        found = theirs(torch.from_numpy(labels)[None], torch.from_numpy(truth)[None])
+        np.testing.assert_allclose(iou(confusion(truth, labels, classes)), found.numpy(), rtol=1e-6)
+
+
 def test_miou_counts_a_class_that_is_only_predicted_and_miou_present_does_not() -> None:
     truth, labels = np.array([[0, 0, 1, 1]]), np.array([[0, 0, 1, 2]])
     counts = confusion(truth, labels, 3)
