@@ -92,6 +92,7 @@ def test_the_embedded_model_and_its_vocabulary_work_elsewhere(
     images = drawn[0] / "images"
     said = ovlabel("annotate", images, "--model", "demo", "--vocab", "demo", "--out", tmp_path / "s.zarr")
     assert said.code == 0
+    assert "no photographs" in said.err
     one, other = open_store(tmp_path / "s.zarr"), open_store(drawn[0] / "sclip.zarr")
     for key in other:
         np.testing.assert_array_equal(one[key].labels, other[key].labels)

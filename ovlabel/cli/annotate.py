@@ -33,7 +33,7 @@ def annotate(
     classes: Annotated[str | None, typer.Option(help='A vocabulary on the spot: "cat, dog, grass".')] = None,
     preset: Annotated[str, typer.Option(help="Stack of stages, name or .toml file.")] = "sclip",
     templates: Annotated[str | None, typer.Option(help="Prompt templates, name or file.")] = None,
-    model: Annotated[str | None, typer.Option(help="open_clip architecture or .json config.")] = None,
+    model: Annotated[str | None, typer.Option(help="open_clip architecture, .json config, or demo.")] = None,
     weights: Annotated[str | None, typer.Option(help="Tag, hf-hub:…, file, or random:SEED.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = None,
     settings: Annotated[
@@ -53,6 +53,8 @@ def annotate(
     job = prepare(folder, config, out, chunk_size=chunk, offline=offline)
     if config.encoder.weights.startswith("random:"):
         print("ovlabel: random weights: the labels of this run mean nothing", file=sys.stderr)
+    elif config.encoder.model == "demo" and config.encoder.weights == "auto":
+        print("ovlabel: the embedded model knows the drawings of 'ovlabel demo', no photographs", file=sys.stderr)
     annotate_pending(job)
     raise typer.Exit(_summary(job))
 
