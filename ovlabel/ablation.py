@@ -101,6 +101,7 @@ def ablate(
         except StackError as error:
             made[name] = str(error)
     tallies = {name: _Tally(len(truth.classes)) for name, variant in made.items() if isinstance(variant, Segmenter)}
+    table = classes.table()
     for item, mask in items:
         true, image = truth.read(mask), decode(read_file(item.path)[0])
         if image.shape[:2] != true.shape:
@@ -111,9 +112,7 @@ def ablate(
             begun, before = time.perf_counter(), encoder.seconds
             prediction = cast(Segmenter, made[name])(image)
             tally.seconds += time.perf_counter() - begun - (encoder.seconds - before)
-            found = np.full(65536, len(truth.classes), np.uint16)
-            found[: len(classes.index)] = classes.index
-            tally.add(true, found[prediction.labels])
+            tally.add(true, table[prediction.labels])
         if on_image:
             on_image(item.key)
     keys = tuple(item.key for item, _ in items)

@@ -46,6 +46,12 @@ class ClassMap:
         """True classes that no predicted class stands for: never found."""
         return [name for index, name in enumerate(self.true) if index not in self.index]
 
+    def table(self) -> NDArray[np.uint16]:
+        """The true class of every value that a label map may hold: 65536; len(true) where it stands for none."""
+        table = np.full(65536, len(self.true), np.uint16)
+        table[: len(self.index)] = self.index
+        return table
+
     def lines(self) -> Iterator[str]:
         """One line a true class: its index, its name, the predicted classes that stand for it."""
         for index, name in enumerate(self.true):
@@ -297,8 +303,7 @@ def score(
         raise TruthError(f"no annotated image has a mask of its name (an image: {next(iter(sorted(store)), 'none')}, "
                          f"a mask: {next(iter(truth.files))})")  # fmt: skip
     count = len(truth.classes)
-    table = np.full(65536, count, np.uint16)
-    table[: len(classes.index)] = classes.index
+    table = classes.table()
     counts = np.zeros((count + 1, count + 1), np.int64)
     certainty, bands = np.zeros((256, 2), np.int64), np.zeros((2, count), np.int64)
     tallies, contours = [], []
