@@ -140,7 +140,7 @@ class _Tally:
         self.bands += metrics.boundary_counts(true, found, self.classes, IGNORED)
 
     def scores(self, truth: Truth, keys: tuple[str, ...]) -> Scores:
-        tallies = [[np.diagonal(c)[:-1], c[:-1].sum(1), c[:, :-1].sum(0)] for c in self.confusions]
+        tallies = [metrics.areas(counts) for counts in self.confusions]
         boundaries = Boundaries(np.array(self.f1), self.bands)
         counts = np.sum(self.confusions, axis=0)
         nothing = np.zeros((256, 2), np.int64)

@@ -70,6 +70,11 @@ def pixel_accuracy(counts: Counts) -> float:
     return float(ratio(np.trace(counts[:-1, :-1]), counts[:-1].sum()))
 
 
+def areas(counts: Counts) -> Counts:
+    """Right, true and predicted pixels of every class: int64 3 × classes."""
+    return np.stack([np.diagonal(counts)[:-1], counts[:-1].sum(1), counts[:, :-1].sum(0)])
+
+
 def recall(counts: Counts) -> Shares:
     """Of every class' true pixels, the share that was found, 0 … 1; NaN where there are none. Their mean: mAcc."""
     return ratio(np.diagonal(counts)[:-1], counts[:-1].sum(1))

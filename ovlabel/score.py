@@ -142,6 +142,10 @@ class Boundaries:
     f1: NDArray[np.float64]
     bands: metrics.Counts
 
+    def f1_by_class(self) -> NDArray[np.float64]:
+        """Mean over the images that hold the class or its prediction, 0 … 1; NaN where none does."""
+        return np.array([metrics.mean(column) for column in self.f1.T])
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -231,7 +235,7 @@ class Scores:
             "predicted_pixels": counts[:, :-1].sum(0),
         }
         if self.boundaries:
-            each["boundary_f1"] = np.array([metrics.mean(column) for column in self.boundaries.f1.T])
+            each["boundary_f1"] = self.boundaries.f1_by_class()
             each["boundary_iou"] = metrics.ratio(*self.boundaries.bands)
         values: dict[str, Any] = {
             "images": len(self.images),
@@ -316,7 +320,7 @@ def score(
         for key, (own, sure, edges) in zip(keys, results, strict=True):
             counts += own
             certainty += sure
-            tallies.append([np.diagonal(own)[:-1], own[:-1].sum(1), own[:, :-1].sum(0)])
+            tallies.append(metrics.areas(own))
             if edges:
                 contours.append(edges[0])
                 bands += edges[1]

@@ -11,6 +11,7 @@ import typer
 from ovlabel.cli.annotate import config_of
 from ovlabel.errors import TruthError
 from ovlabel.images import list_images
+from ovlabel.metrics import mean, miou, miou_present
 from ovlabel.score import map_classes, match, read_map
 from ovlabel.truth import TruthClass, open_truth
 from ovlabel.vocabulary import load_vocabulary
@@ -63,10 +64,11 @@ def ablate(
     print(f"{len(masks)} images, preset {preset}; seconds per image, the encoder ({encoder:.2f} s) left out")
     print(f"{'without':<18}{'mIoU':>8}{'present':>9}{'boundary F1':>13}{'person':>8}{'seconds':>9}")
     for variant in variants:
-        if variant.scores is None:
+        scores = variant.scores
+        if scores is None or scores.boundaries is None:
             print(f"{variant.left_out:<18}{variant.refused}")
             continue
-        values = variant.scores.to_json()
-        cells = [values["miou"], values["miou_present"], values["boundary_f1"], values["person"]]
+        edges = mean(scores.boundaries.f1_by_class())
+        cells = [miou(scores.counts), miou_present(scores.counts), edges, scores.person()]
         shown = ["–" if cell is None else f"{100 * cell:.1f}" for cell in cells]
         print(f"{variant.left_out:<18}{shown[0]:>8}{shown[1]:>9}{shown[2]:>13}{shown[3]:>8}{variant.seconds:>9.2f}")

@@ -47,7 +47,7 @@ def score_store(
         other = _scored(open_store(compare), known, mapping, allow_partial, boundaries, as_json)
     values = reached.to_json()
     if other is not None:
-        values["compare"] = _comparison(reached, other)
+        values["compare"] = _comparison(values, reached, other)
     if table is not None:
         _write_table(table, values["classes"])
     if as_json:
@@ -122,9 +122,9 @@ def _percent(value: float | None) -> str:
     return "   –  " if value is None else f"{100 * value:5.1f} %"
 
 
-def _comparison(one: Scores, other: Scores) -> dict[str, Any]:
+def _comparison(ours: dict[str, Any], one: Scores, other: Scores) -> dict[str, Any]:
     """The other's measures, and by how much this one is better, most first."""
-    ours, theirs = one.to_json(), other.to_json()
+    theirs = other.to_json()
     classes = {
         name: ours["classes"][name]["iou"] - theirs["classes"][name]["iou"]
         for name in ours["classes"]
