@@ -66,7 +66,7 @@ def map_classes(
 ) -> ClassMap:
     """By name: a class stands for the true one of its name, else for the one that covers its name; `given` comes first.
 
-    Case, spaces, hyphens and underscores do not count.
+    Case, spaces, hyphens and underscores do not count. `given["*"]` is what every class stands for that finds none.
 
     Raises:
         TruthError: `given` names a class that is not there.
@@ -79,12 +79,13 @@ def map_classes(
     by_name.update((_plain(name), index) for index, name in enumerate(names))
     chosen = {}
     for name, target in (given or {}).items():
-        if name not in predicted:
+        if name not in (*predicted, "*"):
             raise TruthError(f"--map: {unknown('predicted class', name, predicted)}")
         if target not in names:
             raise TruthError(f"--map: {unknown('true class', target, names)}")
         chosen[name] = names.index(target)
-    index_of = tuple(chosen.get(name, by_name.get(_plain(name), len(names))) for name in predicted)
+    rest = chosen.pop("*", len(names))
+    index_of = tuple(chosen.get(name, by_name.get(_plain(name), rest)) for name in predicted)
     return ClassMap(tuple(predicted), tuple(names), index_of)
 
 

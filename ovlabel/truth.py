@@ -20,7 +20,7 @@ from ovlabel.errors import TruthError, unknown
 from ovlabel.vocabulary import Vocabulary, load_vocabulary
 
 IGNORED = 65535  # a pixel that does not count, in what `Truth.read` returns
-_SUFFIXES = (".png", ".PNG", ".tif", ".tiff", ".bmp", ".gif")
+_SUFFIXES = (".mat", ".png", ".PNG", ".tif", ".tiff", ".bmp", ".gif")
 Indices = NDArray[np.uint16]
 
 
@@ -98,16 +98,34 @@ CONVENTIONS: dict[str, Convention] = {
     "coco-stuff-raw": Convention("COCO-Stuff 164k stuffthingmaps: official id − 1, 255 ignored", "coco-stuff", "id-1", (255,)),
     "coco-panoptic": Convention("COCO panoptic: JSON and RGB PNGs; unlabelled ignored"),
     "coco-panoptic-ids": Convention("COCO panoptic category ids in 8-bit PNGs; 0 ignored", "coco-panoptic", "id", (0,)),
+    "coco-object": Convention("COCO-Object *_instanceTrainIds.png: 0 background, 1 … 80", "coco-object", "index", ending="_instanceTrainIds"),
+    "coco-instances": Convention("COCO instances JSON; pixels of no instance are background, smaller instances lie on top"),
+    "coco-instances-only": Convention("COCO instances JSON; pixels of no instance ignored"),
     "voc": Convention("PASCAL VOC SegmentationClass: 0 background, 255 ignored", "voc21", "id", (255,)),
     "voc20": Convention("PASCAL VOC SegmentationClass without background: 0 and 255 ignored", "voc20", "id", (0, 255)),
     "context60": Convention("PASCAL-Context, 0 … 59: 0 background, 255 ignored", "context60", "index", (255,)),
     "context59": Convention("PASCAL-Context, 1 … 59: 0 and 255 ignored", "context59", "index+1", (0, 255)),
-    "context-459": Convention("PASCAL-Context's 459 labels in PNGs; the 59 that count", "context59", "id", (0,), rest=True),
+    "context-459": Convention("PASCAL-Context's 459 labels, .mat as published or PNGs; the 59 that count", "context59", "id", (0,), rest=True),
     "ade20k": Convention("ADE20K SceneParse150: 1 … 150, 0 ignored", "ade20k", "id", (0,)),
     "cityscapes": Convention("Cityscapes *_gtFine_labelIds.png; the 19 that count", "cityscapes", "id", ending="_gtFine_labelIds", rest=True),
     "cityscapes-train": Convention("Cityscapes " + _TRAIN.format(18), "cityscapes", "index", (255,), ending="_gtFine_labelTrainIds"),
     "camvid": Convention("CamVid, the 11 classes of the SegNet version; 11 ignored", "camvid", "id", (11,)),
+    "camvid-rgb": Convention("CamVid as published, *_L.png in colours; its 32 classes as the 11 of the SegNet version", "camvid", "id", (11,), ending="_L"),
 }
+_CAMVID_COLOURS = (  # by SegNet class: which of the 32 it takes in; the last is void
+    "808080",  # Sky
+    "008040 800000 40c000 400040 c00080",  # Bridge, Building, Wall, Tunnel, Archway
+    "c0c080 000040",  # Column_Pole, TrafficCone
+    "804080 8000c0 c00040",  # Road, LaneMkgsDriv, LaneMkgsNonDriv
+    "0000c0 40c080 8080c0",  # Sidewalk, ParkingBlock, RoadShoulder
+    "808000 c0c000",  # Tree, VegetationMisc
+    "c08080 808040 004040",  # SignSymbol, Misc_Text, TrafficLight
+    "404080",  # Fence
+    "400080 4080c0 c080c0 c04080 804040",  # Car, SUVPickupTruck, Truck_Bus, Train, OtherMoving
+    "404000 c08040 4000c0 408040",  # Pedestrian, Child, CartLuggagePram, Animal
+    "0080c0 c000c0",  # Bicyclist, MotorcycleScooter
+    "000000",
+)
 # fmt: on
 IMAGE_ENDINGS = ("_leftImg8bit",)
 
@@ -116,7 +134,7 @@ def open_truth(place: Path, convention: str, own: Iterable[TruthClass]) -> Truth
     """The ground truth that lies at `place`.
 
     Args:
-        place: a folder of masks, searched in depth; for coco-panoptic the JSON, or a folder that holds it.
+        place: a folder of masks, searched in depth; for COCO's panoptic and instances the JSON, or a folder with it.
         convention: a name of CONVENTIONS. own: the classes of the store's vocabulary, for "raw".
 
     Raises:
@@ -128,6 +146,8 @@ def open_truth(place: Path, convention: str, own: Iterable[TruthClass]) -> Truth
         raise TruthError(f"no ground truth at {place}")
     if convention == "coco-panoptic":
         return _panoptic(place)
+    if convention.startswith("coco-instances"):
+        return _instances(place, convention)
     kind = CONVENTIONS[convention]
     if kind.vocabulary:
         vocabulary = load_vocabulary(kind.vocabulary)
@@ -139,7 +159,9 @@ def open_truth(place: Path, convention: str, own: Iterable[TruthClass]) -> Truth
     table = np.full(65536, IGNORED if kind.rest else _OUTSIDE, np.uint16)
     table[[*kind.ignored, IGNORED]] = IGNORED
     table[ids] = np.arange(len(ids))
-    return Truth(convention, classes, _masks(place, kind), _one_channel, table)
+    return Truth(
+        convention, classes, _masks(place, kind), _camvid if convention == "camvid-rgb" else _one_channel, table
+    )
 
 
 def _classes_of(vocabulary: Vocabulary) -> tuple[TruthClass, ...]:
@@ -171,7 +193,9 @@ def _masks(place: Path, kind: Convention) -> dict[str, Path]:
 
 
 def _one_channel(_: str, path: Path) -> NDArray[Any]:
-    """Ids as they are written: a palette is not applied."""
+    """Ids as they are written: a palette is not applied. Of a .mat, its LabelMap."""
+    if path.suffix == ".mat":
+        return _label_map(path)
     with Image.open(path) as picture:
         if picture.mode not in ("L", "P", "I", "I;16", "1"):
             raise ValueError(f"it is {picture.mode}, where one channel of ids is wanted")
@@ -179,16 +203,92 @@ def _one_channel(_: str, path: Path) -> NDArray[Any]:
     return values.astype(np.uint8) if values.dtype == bool else values
 
 
+def _label_map(path: Path) -> NDArray[Any]:
+    from scipy.io import loadmat  # scipy.io takes longer to import than all else here
+
+    try:
+        held = loadmat(path, variable_names=["LabelMap"])
+    except Exception as error:  # of a damaged file, scipy raises whatever comes first
+        raise ValueError(f"no MATLAB file ({error})") from None
+    if "LabelMap" not in held:
+        raise ValueError("it holds no LabelMap, which PASCAL-Context's files do")
+    values = held["LabelMap"]
+    if values.ndim != 2 or values.dtype.kind not in "uif":
+        raise ValueError(f"its LabelMap is {values.dtype} of {values.shape}, where h × w numbers are wanted")
+    return np.asarray(values).astype(np.int64)
+
+
+def _camvid(_: str, path: Path) -> NDArray[Any]:
+    with Image.open(path) as picture:
+        if picture.mode not in ("RGB", "P"):
+            raise ValueError(f"it is {picture.mode}, where colours are wanted; the SegNet version is --truth camvid")
+        packed = np.asarray(picture.convert("RGB")).astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
+    known = {int(colour, 16): index for index, row in enumerate(_CAMVID_COLOURS) for colour in row.split()}
+    colours, where = np.unique(packed, return_inverse=True)
+    strange = [f"#{colour:06x}" for colour in colours.tolist() if colour not in known]
+    if strange:
+        raise ValueError(f"the colour {strange[0]} is none of CamVid's 32")
+    return np.array([known[colour] for colour in colours.tolist()])[where].reshape(packed.shape)
+
+
+def _instances(place: Path, convention: str) -> Truth:
+    """A JSON of instances, drawn as classes: larger ones first, so that a cup on a table stays a cup; crowds as one."""
+    path, sheet = _only_json(place, {"image_id", "segmentation"}, "instances JSON (annotations with segmentation)")
+    try:
+        categories = [(int(entry["id"]), str(entry["name"])) for entry in sheet["categories"]]
+        index_of = {identity: index for index, (identity, _) in enumerate(categories, start=1)}
+        images = {int(image["id"]): image for image in sheet["images"]}
+        files = {Path(image["file_name"]).with_suffix("").as_posix(): path for image in images.values()}
+        names = {Path(image["file_name"]).with_suffix("").as_posix(): key for key, image in images.items()}
+        drawn: dict[int, list[dict[str, Any]]] = {key: [] for key in images}
+        for entry in sorted(sheet["annotations"], key=lambda entry: -float(entry.get("area", 0))):
+            index_of[int(entry["category_id"])]
+            drawn[int(entry["image_id"])].append(entry)
+    except (KeyError, TypeError, ValueError) as error:
+        raise TruthError(f"{path} is no whole instances JSON: {type(error).__name__} {error}") from None
+    if len(files) < len(images):
+        raise TruthError(f"{path} names an image twice")
+
+    def values(name: str, _: Path) -> NDArray[Any]:
+        image = images[names[name]]
+        indices = np.zeros((int(image["height"]), int(image["width"])), np.uint16)
+        for entry in drawn[names[name]]:
+            try:
+                indices[_drawn(entry["segmentation"], indices.shape)] = index_of[int(entry["category_id"])]
+            except Exception as error:  # of a shape that makes no sense, pycocotools raises whatever comes first
+                raise ValueError(f"annotation {entry.get('id', '?')}: {type(error).__name__} {error}") from None
+        return indices
+
+    covers = {c.name: c.covers for c in _classes_of(load_vocabulary("coco-object"))}
+    classes = [TruthClass(name, covers.get(name, (name,)), "thing", _groups().get(name, "")) for _, name in categories]
+    if convention == "coco-instances":
+        every = (TruthClass("background", covers["background"], "stuff"), *classes)
+        return Truth(convention, every, files, values, np.arange(65536, dtype=np.uint16))
+    table = np.append(IGNORED, np.arange(65535)).astype(np.uint16)
+    return Truth(convention, tuple(classes), files, values, table)
+
+
+def _drawn(shape: Any, size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Polygons, or runs compressed or not, as a mask."""
+    from pycocotools import mask as coco_mask
+
+    if isinstance(shape, list) and not shape:
+        return np.zeros(size, bool)
+    if isinstance(shape, list) or isinstance(shape["counts"], list):
+        shape = coco_mask.frPyObjects(shape, *size)
+    runs = coco_mask.merge(shape) if isinstance(shape, list) else shape
+    return np.asarray(coco_mask.decode(runs).astype(bool))
+
+
+def _groups() -> dict[str, str]:
+    return {c.name: c.group for c in load_vocabulary("coco-object").classes}
+
+
 def _panoptic(place: Path) -> Truth:
     """A JSON, and RGB PNGs (id = R + 256 G + 256² B) in the folder of its name or beside it."""
-    sheets = [place] if place.is_file() else sorted(place.glob("*.json"))
-    tables = {path: sheet for path in sheets if (sheet := _panoptic_json(path)) is not None}
-    if len(tables) != 1:
-        names = ", ".join(path.name for path in tables) or "none"
-        raise TruthError(
-            f"{place} should hold one panoptic JSON (annotations with segments_info and file_name); it holds {names}"
-        )
-    ((path, sheet),) = tables.items()
+    path, sheet = _only_json(
+        place, {"segments_info", "file_name"}, "panoptic JSON (annotations with segments_info and file_name)"
+    )
     categories = {int(entry["id"]): entry for entry in sheet["categories"]}
     covers = {c.name: c.covers for c in _classes_of(load_vocabulary("coco-panoptic"))}
     classes = tuple(
@@ -221,11 +321,21 @@ def _panoptic(place: Path) -> Truth:
     return Truth("coco-panoptic", classes, files, values, table)
 
 
-def _panoptic_json(path: Path) -> dict[str, Any] | None:
+def _only_json(place: Path, fields: set[str], what: str) -> tuple[Path, dict[str, Any]]:
+    """The one JSON at `place` whose annotations have the fields."""
+    sheets = [place] if place.is_file() else sorted(place.glob("*.json"))
+    tables = {path: sheet for path in sheets if (sheet := _coco_json(path, fields)) is not None}
+    if len(tables) != 1:
+        names = ", ".join(path.name for path in tables) or "none"
+        raise TruthError(f"{place} should hold one {what}; it holds {names}")
+    return next(iter(tables.items()))
+
+
+def _coco_json(path: Path, fields: set[str]) -> dict[str, Any] | None:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
         first = table["annotations"][0]
-        return table if {"segments_info", "file_name"} <= first.keys() and table["categories"] else None
+        return table if fields <= first.keys() and table["categories"] else None
     except (OSError, ValueError) as error:
         raise TruthError(f"{path} can't be read: {error}") from None
     except (KeyError, IndexError, TypeError, AttributeError):

@@ -171,6 +171,7 @@ def test_classes_map_by_name_then_by_what_is_covered_and_the_rest_is_wrong(tmp_p
         assert words in lines
     (tmp_path / "map.toml").write_text('"wood" = "sky"\n"Cat" = "wall-other-merged"\n')
     assert map_classes(["wall-brick", "Cat", "wood"], true, read_map(tmp_path / "map.toml")).index == (0, 0, 2)
+    assert map_classes(["wall-brick", "wood", "dog"], true, {"*": "sky"}).index == (0, 2, 2)
     with pytest.raises(TruthError, match="unknown true class 'skye'; did you mean sky"):
         map_classes(["wood"], true, {"wood": "skye"})
     with pytest.raises(TruthError, match="unknown predicted class 'wod'; did you mean wood"):

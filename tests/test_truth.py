@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from ovlabel.errors import TruthError
 from ovlabel.truth import CONVENTIONS, IGNORED, TruthClass, open_truth
@@ -48,6 +49,7 @@ def bytes_of(*rows: list[int]) -> np.ndarray:
         ("cityscapes", "_gtFine_labelIds", [7, 33, 0, 9], ["road", "bicycle", None, None]),
         ("cityscapes-train", "_gtFine_labelTrainIds", [0, 18, 255], ["road", "bicycle", None]),
         ("camvid", "", [0, 9, 10, 11], ["sky", "pedestrian", "bicyclist", None]),
+        ("coco-object", "_instanceTrainIds", [0, 1, 80], ["background", "person", "toothbrush"]),
     ],
 )
 def test_ids_become_the_dataset_classes(
@@ -62,7 +64,9 @@ def test_ids_become_the_dataset_classes(
 
 def test_every_convention_is_tested_above_or_has_a_test_of_its_own() -> None:
     named = test_ids_become_the_dataset_classes.pytestmark[0].args[1]  # type: ignore[attr-defined]
-    assert {case[0] for case in named} | {"coco-panoptic"} == set(CONVENTIONS)
+    assert {case[0] for case in named} | {
+        *("coco-panoptic", "coco-instances", "coco-instances-only", "camvid-rgb")
+    } == set(CONVENTIONS)
 
 
 def test_sixteen_bit_masks_know_classes_beyond_255(tmp_path: Path) -> None:
@@ -110,6 +114,87 @@ def test_two_masks_for_one_image_are_refused(tmp_path: Path) -> None:
     mask(tmp_path / "a.tif", bytes_of([1]))
     with pytest.raises(TruthError, match=r"two masks for one image: .*a\.png and .*a\.tif"):
         open_truth(tmp_path, "raw", OWN)
+
+
+def test_pascal_context_is_read_as_published(tmp_path: Path) -> None:
+    savemat(tmp_path / "2008_000002.mat", {"LabelMap": np.array([[2, 9, 1], [459, 458, 2]], np.uint16)})
+    truth = open_truth(tmp_path, "context-459", OWN)
+    assert [truth.classes[i].name if i != IGNORED else None for i in truth.read("2008_000002").ravel()] == [
+        *("aeroplane", "bag", None),
+        *(None, "wood", "aeroplane"),
+    ]
+    savemat(tmp_path / "2008_000002.mat", {"other": np.zeros((2, 2))})
+    with pytest.raises(TruthError, match="no LabelMap"):
+        truth.read("2008_000002")
+    (tmp_path / "2008_000002.mat").write_bytes(b"MATLAB 5.0 MAT-file, cut off")
+    with pytest.raises(TruthError, match="can't be read"):
+        truth.read("2008_000002")
+
+
+def test_camvid_colours_become_the_eleven_classes(tmp_path: Path) -> None:
+    colours = [[128, 128, 128], [192, 0, 128], [0, 64, 64], [192, 128, 192], [192, 0, 192], [0, 0, 0]]
+    mask(tmp_path / "0001TP_006690_L.png", np.array([colours], np.uint8))
+    truth = open_truth(tmp_path, "camvid-rgb", OWN)
+    (read,) = truth.read("0001TP_006690").tolist()
+    names = [None if index == IGNORED else truth.classes[index].name for index in read]
+    assert names == ["sky", "building", "sign symbol", "car", "bicyclist", None]
+    mask(tmp_path / "0001TP_006690_L.png", np.array([[[1, 2, 3]]], np.uint8))
+    with pytest.raises(TruthError, match="#010203 is none of CamVid's 32"):
+        truth.read("0001TP_006690")
+    mask(tmp_path / "0001TP_006690_L.png", bytes_of([3]))
+    with pytest.raises(TruthError, match="--truth camvid"):
+        truth.read("0001TP_006690")
+
+
+INSTANCES = {
+    "images": [{"id": 7, "file_name": "a/x.jpg", "height": 4, "width": 6}],
+    "categories": [{"id": 1, "name": "person"}, {"id": 3, "name": "car"}],
+    "annotations": [
+        {"image_id": 7, "category_id": 1, "area": 4, "iscrowd": 0, "segmentation": [[1, 1, 3, 1, 3, 3, 1, 3]]},
+        {
+            "image_id": 7,
+            "category_id": 3,
+            "area": 18,
+            "iscrowd": 1,
+            "segmentation": {"size": [4, 6], "counts": [0, 18]},
+        },
+    ],
+}
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools on numpy 2
+def test_instances_become_classes_the_smaller_on_top(tmp_path: Path) -> None:
+    (tmp_path / "instances_val2017.json").write_text(json.dumps(INSTANCES))
+    truth = open_truth(tmp_path, "coco-instances", OWN)
+    assert [c.name for c in truth.classes] == ["background", "person", "car"]
+    assert {"sky", "wall"} <= set(truth.classes[0].covers)
+    expected = np.zeros((4, 6), int)
+    expected.T.flat[:18] = 2
+    expected[1:3, 1:3] = 1
+    np.testing.assert_array_equal(truth.read("a/x"), expected)
+    only = open_truth(tmp_path / "instances_val2017.json", "coco-instances-only", OWN)
+    assert [(c.name, c.group) for c in only.classes] == [("person", "person"), ("car", "vehicle")]
+    np.testing.assert_array_equal(only.read("a/x"), np.where(expected, expected - 1, IGNORED))
+
+
+def test_instances_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "i.json"
+    for annotation in ({"category_id": 9}, {"image_id": 8}, {"area": "wide"}):
+        path.write_text(json.dumps(INSTANCES | {"annotations": [{**INSTANCES["annotations"][0], **annotation}]}))
+        with pytest.raises(TruthError, match=r"i\.json is no whole instances JSON"):
+            open_truth(path, "coco-instances", OWN)
+    odd = INSTANCES["annotations"][0] | {"id": 5, "segmentation": [[1, 2]]}
+    path.write_text(json.dumps(INSTANCES | {"annotations": [odd]}))
+    with pytest.raises(TruthError, match="annotation 5: "):
+        open_truth(path, "coco-instances", OWN).read("a/x")
+    path.write_text(json.dumps(INSTANCES | {"images": INSTANCES["images"] * 2}))
+    assert open_truth(path, "coco-instances", OWN).files
+    path.write_text(json.dumps(INSTANCES | {"images": [*INSTANCES["images"], INSTANCES["images"][0] | {"id": 8}]}))
+    with pytest.raises(TruthError, match="names an image twice"):
+        open_truth(path, "coco-instances", OWN)
+    (tmp_path / "no").mkdir()
+    with pytest.raises(TruthError, match="one instances JSON"):
+        open_truth(tmp_path / "no", "coco-instances", OWN)
 
 
 def panoptic(folder: Path, colours: object, segments: list[dict[str, int]]) -> Path:
