@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 IGNORED = 255
 Counts = NDArray[np.int64]
@@ -206,6 +207,31 @@ def boundary_counts(truth: Map, labels: Map, classes: int, ignored: int = IGNORE
         for values, chosen in ((rows, true & found & (rows == columns)), (rows, true), (columns, found))
     ]
     return np.stack([sizes[0], sizes[1] + sizes[2] - sizes[0]])
+
+
+def found_by_size(truth: Map, labels: Map, chosen: Mask, ignored: int = IGNORED) -> Counts:
+    """How much of small, medium and large objects was found (COCO's sizes: below 32², below 96² pixels, larger).
+
+    An object is a connected component (8 neighbours) of a true class. Add up the images of a dataset.
+
+    Args:
+        truth, labels: h w. chosen: bool, which true classes have objects.
+
+    Returns:
+        int64 3 × 4: small, medium, large; objects, those of which at least half was found, their pixels, pixels found.
+    """
+    table = np.zeros((3, 4), np.int64)
+    true = np.where((truth == ignored) | (truth >= len(chosen)), 0, truth.astype(np.int32) + 1)
+    for index, box in enumerate(ndimage.find_objects(true)):
+        if box is None or not chosen[index]:
+            continue
+        parts, count = ndimage.label(true[box] == index + 1, np.ones((3, 3), bool))
+        total = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+        hits = np.bincount(parts[labels[box] == index], minlength=count + 1)[1:]
+        size = np.digitize(total, (32**2, 96**2))
+        for column, values in enumerate((np.ones_like(total), 2 * hits >= total, total, hits)):
+            table[:, column] += np.bincount(size, values, 3).astype(np.int64)
+    return table
 
 
 def calibration(confidence: NDArray[np.uint8], right: Mask) -> Counts:

@@ -78,14 +78,15 @@ def map_classes(
             by_name.setdefault(_plain(name), index)
     by_name.update((_plain(name), index) for index, name in enumerate(names))
     chosen = {}
+    own, known = {"*", *map(_plain, predicted)}, {_plain(name): index for index, name in enumerate(names)}
     for name, target in (given or {}).items():
-        if name not in (*predicted, "*"):
+        if _plain(name) not in own:
             raise TruthError(f"--map: {unknown('predicted class', name, predicted)}")
-        if target not in names:
+        if _plain(target) not in known:
             raise TruthError(f"--map: {unknown('true class', target, names)}")
-        chosen[name] = names.index(target)
+        chosen[_plain(name)] = known[_plain(target)]
     rest = chosen.pop("*", len(names))
-    index_of = tuple(chosen.get(name, by_name.get(_plain(name), rest)) for name in predicted)
+    index_of = tuple(chosen.get(name, by_name.get(name, rest)) for name in map(_plain, predicted))
     return ClassMap(tuple(predicted), tuple(names), index_of)
 
 
@@ -157,6 +158,7 @@ class Scores:
         images: keys. tallies: intersection, true and predicted pixels of every image and class: int64 n × 3 × c.
         certainty: pixels by stored confidence and by whether they are right: int64 256 × 2.
         masks: how many masks the ground truth has. boundaries: where they were asked for.
+        sizes: `metrics.found_by_size` of the things, of every class where no kinds are known.
     """
 
     classes: tuple[TruthClass, ...]
@@ -166,6 +168,7 @@ class Scores:
     certainty: metrics.Counts
     masks: int
     boundaries: Boundaries | None = None
+    sizes: metrics.Counts | None = None
 
     def image_miou(self) -> NDArray[np.float64]:
         """mIoU of every image over the classes that it or its prediction holds, 0 … 1."""
@@ -260,6 +263,12 @@ class Scores:
                 for index, c in enumerate(self.classes)
             },
         }
+        if self.sizes is not None:
+            values["sizes"] = {
+                name: {"objects": row[0].item(), "found": metrics.ratio(row[1], row[0]).item(),
+                       "recall": metrics.ratio(row[3], row[2]).item()}
+                for name, row in zip(("small", "medium", "large"), self.sizes, strict=True)
+            }  # fmt: skip
         if self.boundaries:
             values["boundary_f1"] = metrics.mean(each["boundary_f1"])
             values["boundary_iou"] = metrics.mean(each["boundary_iou"])
@@ -311,16 +320,17 @@ def score(
     table = classes.table()
     counts = np.zeros((count + 1, count + 1), np.int64)
     certainty, bands = np.zeros((256, 2), np.int64), np.zeros((2, count), np.int64)
-    tallies, contours = [], []
+    tallies, contours, sizes = [], [], np.zeros((3, 4), np.int64)
     work = partial(_image, store, truth, masks, table, boundaries)
     keys = list(masks)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = (
             result for start in range(0, len(keys), _AHEAD) for result in pool.map(work, keys[start : start + _AHEAD])
         )
-        for key, (own, sure, edges) in zip(keys, results, strict=True):
+        for key, (own, sure, objects, edges) in zip(keys, results, strict=True):
             counts += own
             certainty += sure
+            sizes += objects
             tallies.append(metrics.areas(own))
             if edges:
                 contours.append(edges[0])
@@ -328,13 +338,13 @@ def score(
             if on_image:
                 on_image(key)
     found = Boundaries(np.array(contours), bands) if boundaries else None
-    return Scores(truth.classes, counts, tuple(masks), np.array(tallies), certainty, len(truth.files), found)
+    return Scores(truth.classes, counts, tuple(masks), np.array(tallies), certainty, len(truth.files), found, sizes)
 
 
 def _image(
     store: Store, truth: Truth, masks: Mapping[str, str], table: NDArray[np.uint16], boundaries: bool, key: str
-) -> tuple[metrics.Counts, metrics.Counts, tuple[NDArray[np.float64], metrics.Counts] | None]:
-    """One image: its confusion, its calibration, its boundaries."""
+) -> tuple[metrics.Counts, metrics.Counts, metrics.Counts, tuple[NDArray[np.float64], metrics.Counts] | None]:
+    """One image: its confusion, its calibration, its objects by size, its boundaries."""
     image, true = store[key], truth.read(masks[key])
     labels = image.labels
     if labels.shape != true.shape:
@@ -351,4 +361,7 @@ def _image(
             metrics.boundary_counts(true, found, count, IGNORED),
         )
     right = (found == true)[counted]
-    return metrics.confusion(true, found, count, IGNORED), metrics.calibration(sure[counted], right), edges
+    things = np.array([c.kind == "thing" for c in truth.classes])
+    objects = metrics.found_by_size(true, found, things if things.any() else ~things, IGNORED)
+    own = metrics.confusion(true, found, count, IGNORED)
+    return own, metrics.calibration(sure[counted], right), objects, edges

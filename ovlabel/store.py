@@ -41,6 +41,7 @@ from ovlabel.types import Annotation, ImageItem, LabelMap, below_threshold, labe
 log = logging.getLogger("ovlabel")
 
 FORMAT = 1
+_OPEN = 64  # arrays kept open for reading
 _INNER = 2**16  # values in an inner chunk: what reading a part of an image decompresses
 _NAME = re.compile(r"\d{8}-[0-9a-f]{8}")
 
@@ -156,6 +157,7 @@ class Store(Mapping[str, StoredImage]):
 
     def __init__(self, path: Path, attrs: dict[str, Any]) -> None:
         self.path, self.attrs = path, attrs
+        self._open: dict[tuple[str, str], Any] = {}
         self.refresh()
 
     # ---------------------------------------------------------------- reading
@@ -209,6 +211,7 @@ class Store(Mapping[str, StoredImage]):
 
     def refresh(self) -> None:
         """Read the commit records anew; a later record of a key replaces an earlier one."""
+        self._open = {}
         nodes = {name: self._committed(name) for name in self._nodes()}
         committed = {name: records for name, records in nodes.items() if records is not None}
         self._unfinished = sorted(nodes.keys() - committed.keys())
@@ -246,14 +249,22 @@ class Store(Mapping[str, StoredImage]):
 
     def read(self, record: Record, name: str, start: int, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         """A stretch of one array as `shape`. Raises StoreError where it is damaged or gone."""
-        import zarr
-
         count = int(np.prod(shape))
         try:
-            array = zarr.open_array(self.path / "chunks" / record.chunk / name, mode="r")
+            array = self._array(record.chunk, name)
             return np.asarray(array[start : start + count]).reshape(shape)
         except Exception as error:
             raise StoreError(f"{self.path}: the {name} of '{record.key}' can't be read ({error})") from error
+
+    def _array(self, chunk: str, name: str) -> Any:
+        """An array, opened once for the images that follow in its chunk."""
+        import zarr
+
+        if (chunk, name) not in self._open:
+            if len(self._open) >= _OPEN:
+                self._open = {}
+            self._open[chunk, name] = zarr.open_array(self.path / "chunks" / chunk / name, mode="r")
+        return self._open[chunk, name]
 
     def _nodes(self) -> list[str]:
         with contextlib.suppress(FileNotFoundError), os.scandir(self.path / "chunks") as entries:

@@ -199,6 +199,72 @@ def test_the_person_class_kinds_and_groups_are_reported_apart(tmp_path: Path) ->
     assert values["groups"] == {"person": 0.5, "vehicle": 0.0}
 
 
+def test_a_perfect_store_whose_classes_come_in_another_order_scores_one(tmp_path: Path, ovlabel: Run) -> None:
+    """By name, not by index; a store whose labels are shuffled against its names shows in the confusions."""
+    own = ("tree", "sky", "road", "building")
+    truth = np.array([[0, 1, 3, 5], [5, 5, 0, 3]])  # CamVid: sky, building, road, tree
+    masks(tmp_path, {"x.png": truth})
+    index_of = {0: 1, 1: 3, 3: 2, 5: 0}
+    right = np.vectorize(index_of.get)(truth)
+    annotated(tmp_path, {"x.png": right}, own)
+    said = ovlabel("score", tmp_path / "s.zarr", tmp_path / "truth", "--truth", "camvid", "--json")
+    assert json.loads(said.out)["miou"] == 1
+    for line in ("0  sky ← sky", "1  building ← building", "3  road ← road", "5  tree ← tree"):
+        assert line in said.err
+    annotated(tmp_path, {"x.png": truth % 4}, own, name="shuffled.zarr")
+    said = ovlabel("score", tmp_path / "shuffled.zarr", tmp_path / "truth", "--truth", "camvid", "--confusions", "4")
+    assert "mIoU                        0.0 %" in said.out
+    assert "confused: sky → tree: 2 pixels, 100.0 % of sky" in said.out
+
+
+def test_cityscapes_cities_are_matched(tmp_path: Path) -> None:
+    values = np.array([[0, 1, 2]])
+    names = ("road", "sidewalk", "building")
+    cities = {f"{city}/{city}_000000_000019_leftImg8bit.png": (values + shift) % 3 for shift, city in enumerate("ab")}
+    store = annotated(tmp_path, cities, names)
+    ids = np.array([7, 8, 11])
+    layout = {key.replace("_leftImg8bit", "_gtFine_labelIds"): ids[labels] for key, labels in cities.items()}
+    truth = open_truth(masks(tmp_path, layout), "cityscapes", [])
+    assert score(store, truth, map_classes(names, truth.classes)).to_json()["miou"] == 1
+
+
+def test_objects_are_counted_by_size(tmp_path: Path) -> None:
+    truth = np.zeros((120, 140), int)
+    truth[2:10, 2:10] = 1  # 64 pixels, found
+    truth[20:30, 2:12] = 1  # 100 pixels, four tenths found
+    truth[0:110, 20:120] = 1  # 11,000 pixels, not found
+    truth[30:40, 30:40] = 255
+    labels = np.where(truth == 1, 2, truth)
+    labels[2:10, 2:10] = labels[20:30, 2:6] = 1
+    labels[labels == 255] = 1
+    store = annotated(tmp_path, {"x.png": labels})
+    true = [TruthClass("cat", kind="stuff"), TruthClass("dog", kind="thing"), TruthClass("grass", kind="thing")]
+    known = open_truth(masks(tmp_path, {"x.png": truth}), "raw", true)
+    sizes = score(store, known, map_classes(NAMES, true)).to_json()["sizes"]
+    assert sizes == {
+        "small": {"objects": 2, "found": 0.5, "recall": 104 / 164},
+        "medium": {"objects": 0, "found": None, "recall": None},
+        "large": {"objects": 1, "found": 0.0, "recall": 0.0},
+    }
+
+
+def test_figures_are_drawn(place: Path, ovlabel: Run) -> None:
+    said = ovlabel("score", place / "s.zarr", place / "truth", "--figures", place / "figures")
+    assert said.code == 0, said.err
+    names = {path.name for path in (place / "figures").iterdir()}
+    assert names == {
+        f"{name}.{ending}" for name in ("confusion", "classes", "reliability") for ending in ("svg", "png")
+    }
+    drawn = (place / "figures" / "classes.svg").read_bytes()
+    assert b"<svg" in drawn
+    with Image.open(place / "figures" / "confusion.png") as picture:
+        assert min(picture.size) > 300
+    ovlabel("score", place / "s.zarr", place / "truth", "--figures", place / "figures")
+    assert (place / "figures" / "classes.svg").read_bytes() == drawn
+    (place / "file").write_text("")
+    assert ovlabel("score", place / "s.zarr", place / "truth", "--figures", place / "file").code == 2
+
+
 def test_the_command_prints_the_mapping_and_the_figures(place: Path, ovlabel: Run) -> None:
     said = ovlabel(
         "score", place / "s.zarr", place / "truth", "--confusions", "3", "--boundaries", "--csv", place / "c.csv"

@@ -34,6 +34,7 @@ def score_store(
     compare: Annotated[Path | None, typer.Option(help="Another store: what differs.")] = None,
     min_miou: Annotated[float | None, typer.Option(help="Exit with 6 below it; 0 … 1.")] = None,
     table: Annotated[Path | None, typer.Option("--csv", help="Write every class' measures there.")] = None,
+    figures: Annotated[Path | None, typer.Option(metavar="dir", help="Draw them there, as SVG and PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="All of it as JSON on stdout.")] = False,
 ) -> None:
     """Score a store against ground truth; prints first which class counts as which."""
@@ -50,6 +51,10 @@ def score_store(
         values["compare"] = _comparison(values, reached, other)
     if table is not None:
         _write_table(table, values["classes"])
+    if figures is not None:
+        from ovlabel.figures import draw
+
+        draw(reached, figures)
     if as_json:
         print(json.dumps(values, indent=1))
     else:
@@ -102,6 +107,12 @@ def _print(values: dict[str, Any], scores: Scores, confusions: int) -> None:
     for trait in ("kinds", "groups"):
         for name, value in values[trait].items():
             print(f"{f'mIoU of {trait[:-1]} {name}':<26}{_percent(value)}")
+    for name, size in values["sizes"].items():
+        if size["objects"]:
+            title = f"{name} objects ({size['objects']})"
+            print(
+                f"{title:<26}{_percent(size['found'])} found by half or more, {_percent(size['recall'])} of their area"
+            )
     for step in values["coverage"]:
         if step["kept"]:
             title = f"confidence ≥ {step['confidence']:g}"
