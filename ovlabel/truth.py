@@ -274,6 +274,8 @@ def _drawn(shape: Any, size: tuple[int, ...]) -> NDArray[np.bool_]:
 
     if isinstance(shape, list) and not shape:
         return np.zeros(size, bool)
+    if isinstance(shape, dict) and isinstance(shape["counts"], list) and sum(shape["counts"]) != size[0] * size[1]:
+        raise ValueError("its runs are not as long as the image")  # pycocotools would read beyond them
     if isinstance(shape, list) or isinstance(shape["counts"], list):
         shape = coco_mask.frPyObjects(shape, *size)
     runs = coco_mask.merge(shape) if isinstance(shape, list) else shape

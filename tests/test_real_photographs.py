@@ -50,7 +50,7 @@ def test_windows_on_fifty_photographs_reach_the_checkpoints_own_figure(tmp_path:
 
 
 def test_squashed_photographs_reach_the_figure_of_the_saved_file() -> None:
-    """README row 4, the one made with the saved file and its text tower: whole image squashed to 448 × 448: .630 / .288."""
+    """README row 4, of the saved file and its text tower: whole image squashed to 448 × 448: .630 / .288."""
     segmenter = ovlabel.build(ovlabel.load_config("plain", {**KEYS, "tiling.window": 0}), offline=True)
 
     def predictions() -> Iterator[tuple[Path, np.ndarray]]:

@@ -156,7 +156,7 @@ INSTANCES = {
             "category_id": 3,
             "area": 18,
             "iscrowd": 1,
-            "segmentation": {"size": [4, 6], "counts": [0, 18]},
+            "segmentation": {"size": [4, 6], "counts": [0, 18, 6]},
         },
     ],
 }
@@ -183,10 +183,11 @@ def test_instances_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         path.write_text(json.dumps(INSTANCES | {"annotations": [{**INSTANCES["annotations"][0], **annotation}]}))
         with pytest.raises(TruthError, match=r"i\.json is no whole instances JSON"):
             open_truth(path, "coco-instances", OWN)
-    odd = INSTANCES["annotations"][0] | {"id": 5, "segmentation": [[1, 2]]}
-    path.write_text(json.dumps(INSTANCES | {"annotations": [odd]}))
-    with pytest.raises(TruthError, match="annotation 5: "):
-        open_truth(path, "coco-instances", OWN).read("a/x")
+    for shape in ([[1, 2]], {"size": [4, 6], "counts": [0, 18]}, {"size": [4, 6]}):
+        odd = INSTANCES["annotations"][0] | {"id": 5, "segmentation": shape}
+        path.write_text(json.dumps(INSTANCES | {"annotations": [odd]}))
+        with pytest.raises(TruthError, match="annotation 5: "):
+            open_truth(path, "coco-instances", OWN).read("a/x")
     path.write_text(json.dumps(INSTANCES | {"images": INSTANCES["images"] * 2}))
     assert open_truth(path, "coco-instances", OWN).files
     path.write_text(json.dumps(INSTANCES | {"images": [*INSTANCES["images"], INSTANCES["images"][0] | {"id": 8}]}))
