@@ -61,6 +61,7 @@ class Trace:
         self.grid, self.layers = grid, len(inputs)
         self._clip, self._inputs = clip, inputs
         self._qkv: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._attention: dict[int, Tensor] = {}
 
     def tokens(self, layer: int) -> Tensor:
         """b n width entering block `layer` (1 … layers)."""
@@ -73,14 +74,17 @@ class Trace:
         return self._qkv[layer]
 
     def attention(self, layer: int) -> Tensor:
-        """b heads n n: softmax(q kᵀ / √d) of block `layer`, float32 or finer."""
-        queries, keys, _ = self.qkv(layer)
-        return scaled_scores(queries, keys).softmax(-1)
+        """b heads n n: softmax(q kᵀ / √d) of block `layer`, float32 or finer; computed once."""
+        if layer not in self._attention:
+            queries, keys, _ = self.qkv(layer)
+            self._attention[layer] = scaled_scores(queries, keys).softmax(-1)
+        return self._attention[layer]
 
     def edited(self, tokens: Tensor) -> Trace:
         """The same trace with other tokens entering the last block."""
         edited = Trace(self._clip, [*self._inputs[:-1], tokens], self.grid)
         edited._qkv = {layer: known for layer, known in self._qkv.items() if layer < self.layers}
+        edited._attention = {layer: known for layer, known in self._attention.items() if layer < self.layers}
         return edited
 
 

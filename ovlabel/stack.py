@@ -29,6 +29,8 @@ class Stack:
                 raise StackError(f"stage '{name_of(stage)}' acts at no level; there are {', '.join(LEVELS)}")
             for level in stage.replaces:
                 self._check_replaces(position, stage, level)
+            for level in getattr(stage, "rescales", ()):
+                self._check_rescales(position, stage, level)
 
     def _check_replaces(self, position: int, stage: Stage, level: str) -> None:
         for earlier in self.stages[:position]:
@@ -42,6 +44,14 @@ class Stack:
                 raise StackError(
                     f"stage '{name_of(stage)}' replaces the attention, so the scores of '{name_of(other)}' "
                     "would be ignored; leave one of them out"
+                )
+
+    def _check_rescales(self, position: int, stage: Stage, level: str) -> None:
+        for earlier in self.stages[:position]:
+            if level in levels_of(earlier) and level not in earlier.replaces:
+                raise StackError(
+                    f"stage '{name_of(stage)}' rescales the {level}, and with them what '{name_of(earlier)}' adds "
+                    f"before it; put '{name_of(stage)}' first"
                 )
 
     def __iter__(self) -> Iterator[Stage]:
@@ -108,6 +118,8 @@ def make_stage(config: StageConfig) -> Stage:
         default = fields[name].default
         if isinstance(default, float) and type(value) is int:
             values[name] = float(value)
+        elif isinstance(default, tuple) and isinstance(value, list) and all(type(v) is int for v in value):
+            values[name] = tuple(value)
         elif type(default) is not type(value) and default is not dataclasses.MISSING and default is not None:
             raise ConfigError(
                 f"{config.use}.{name} takes a {type(default).__name__} such as {default!r}, not {value!r}"

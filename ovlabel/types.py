@@ -43,7 +43,8 @@ class Stage(Protocol):
     `logits` on) and returns the edited value; axes keep their meaning, the number of terms (`scores`) and the grid
     (`features`) may change. It leaves its input alone and keeps no hold of what it returns, which later levels may
     change in place. `replaces` names the levels at which the incoming value is ignored; an earlier edit there would be
-    lost, so such a stack is refused.
+    lost, so such a stack is refused. A stage may also name levels in `rescales`: what another stage has added there
+    before it would be scaled with the rest, and is refused too.
     """
 
     replaces: frozenset[str]

@@ -11,6 +11,7 @@ import torch
 
 from ovlabel import Segmenter, TextBank, build, load_config
 from ovlabel.types import Box
+from tests.conftest import GOLDEN
 
 Arrays = dict[str, np.ndarray]
 FEATURES, COSINES, PROBABILITIES = 1e-4, 1e-5, 1e-4
@@ -83,6 +84,67 @@ def test_features(
         assert np.abs(cosines - arrays["cosine"]).max() <= COSINES
 
 
+RESCLIP = {  # threshold; RCS temperature and weight; SFR temperature and weight
+    "stuff": (0.11, 2.0, 0.4, 1.8, 0.7),
+    "voc20": (0.10, 2.0, 0.6, 2.1, 0.6),
+    "thd0.6": (0.60, 2.0, 0.3, 2.2, 0.7),
+}
+BASES = {"resclip": ("kk", "neighbours", "attention"), "sclip": ("csa", "", "full"), "clearclip": ("qq", "", "attention")}
+
+
+def resclip(base: str, numbers: str, parts: str) -> dict[str, Any]:
+    """The stack of an array's name: base attention, parameter set, what is on."""
+    threshold, rcs_temperature, rcs_weight, sfr_temperature, sfr_weight = RESCLIP[numbers]
+    scores, prior, last_block = BASES[base]
+    stages: list[dict[str, Any]] = [{"use": scores}]
+    if parts in ("sfr", "both"):
+        stages.append({"use": "sfr", "threshold": threshold, "temperature": sfr_temperature, "weight": sfr_weight})
+    if prior:
+        stages.append({"use": prior})
+    if parts in ("rcs", "both"):
+        stages.append({"use": "rcs", "temperature": rcs_temperature, "weight": rcs_weight})
+    return {"stages": stages, "encoder__last_block": last_block}
+
+
+def resclip_cases() -> list[tuple[str, str]]:
+    names = [(file, name) for file in ("resclip_feat_224", "resclip_feat_odd") for name in np.load(GOLDEN / f"{file}.npz")]
+    return [(file, name) for file, name in names if name.startswith("features_")]
+
+
+@pytest.mark.parametrize(("file", "array"), resclip_cases())
+def test_resclip_features(
+    file: str, array: str, golden: Callable[[str], Arrays], golden_model: dict[str, Any]
+) -> None:
+    """On three bases, each part alone and together; the authors' rounding to half precision included."""
+    arrays = golden(file)
+    base, numbers, parts = array.removeprefix("features_").split("_")
+    keys = resclip(base, numbers, parts)
+    made = segmenter(golden_model, arrays, "resclip", tiling__window=0, **keys)
+    tokens, _ = whole_features(made, arrays["image"])
+    assert np.abs(tokens - arrays[array]).max() <= FEATURES
+
+
+@pytest.mark.parametrize("grid", [0, 1])
+def test_resclip_affinity(grid: int, golden: Callable[[str], Arrays]) -> None:
+    from ovlabel.stages.sfr import affinity, clear_way
+
+    arrays = golden("resclip_sfr_unit")
+    labels = torch.from_numpy(arrays[f"grid_{grid}"]).long()[None]
+    assert np.array_equal(clear_way(labels)[0].numpy(), arrays[f"validpath_{grid}"])
+    for name, sigma, decay in (("std5_decay", 5.0, True), ("std5_nodecay", 5.0, False), ("std2_decay", 2.0, True)):
+        ours = affinity(labels, sigma, decay=decay)[0].numpy()
+        assert np.abs(ours - arrays[f"shat_{grid}_{name}"]).max() <= 1e-6
+
+
+def test_resclip_mean_attention(golden: Callable[[str], Arrays], golden_model: dict[str, Any]) -> None:
+    arrays = golden("resclip_feat_224")
+    made = segmenter(golden_model, arrays, "resclip")
+    with torch.inference_mode():
+        trace = made.clip.trace(made.clip.pixels(torch.from_numpy(arrays["image"]).permute(2, 0, 1))[None])
+        mean = sum(trace.attention(layer) for layer in (6, 7, 8, 9)) / 4
+    assert np.abs(mean[0].numpy() - arrays["rcs_mean_attention"]).max() <= 1e-5
+
+
 def test_csa_attention_rows_sum_to_two(golden: Callable[[str], Arrays], golden_model: dict[str, Any]) -> None:
     arrays = golden("sclip_feat_224")
     made = segmenter(golden_model, arrays, "sclip")
@@ -118,6 +180,7 @@ def test_the_trap_grid_is_resampled_where_the_references_misread_the_table(
 
 
 SLIDE = {"tiling__short_side": 240, "tiling__window": 224, "tiling__stride": 112}
+NACLIP_ALONE = [{"use": "kk"}, {"use": "neighbours"}]
 LABEL_CASES = [
     ("sclip_predict", "base", "sclip", {}),
     ("sclip_predict", "thd0.3", "sclip", {"labels__probability_threshold": 0.3}),
@@ -140,10 +203,31 @@ LABEL_CASES = [
         {"tiling__window": 448, "labels__probability_threshold": 0.5},
     ),
     ("clear_mask_predict", "maskclip_slide", "maskclip", {}),
-    ("naclip_predict", "slide", "naclip", {}),
-    ("naclip_predict", "whole", "naclip", {"tiling__window": 0}),
+    ("naclip_predict", "slide", "naclip", {"stages": NACLIP_ALONE}),
+    ("naclip_predict", "slide_pamr10", "naclip", {}),
+    ("naclip_predict", "whole", "naclip", {"tiling__window": 0, "stages": NACLIP_ALONE}),
+    (
+        "naclip_predict",
+        "whole_pamr10_thd0.3",
+        "naclip",
+        {"tiling__window": 0, "labels__probability_threshold": 0.3},
+    ),
+    ("resclip_predict", "slide_stuff", "resclip", {}),
+    (
+        "resclip_predict",
+        "whole_voc20_thd0.3",
+        "resclip",
+        {"tiling__window": 0, "labels__probability_threshold": 0.3, **resclip("resclip", "voc20", "both")},
+    ),
+    ("resclip_predict", "slide_stuff_sclipbase", "resclip", resclip("sclip", "stuff", "both")),
+    ("sclip_predict", "pamr10", "sclip", {"stages": [{"use": "csa"}, {"use": "pamr"}]}),
     ("whole_odd", "SCLIP", "sclip", {"tiling__short_side": 250, "tiling__window": 0}),
-    ("whole_odd", "NACLIP", "naclip", {"tiling__short_side": 250, "tiling__window": 0}),
+    (
+        "whole_odd",
+        "NACLIP",
+        "naclip",
+        {"tiling__short_side": 250, "tiling__window": 0, "stages": NACLIP_ALONE},
+    ),
 ]
 
 
@@ -165,7 +249,8 @@ def test_full_path(
     for name, step in ((f"prob_{variant}", 1), (f"prob_{variant}_sub3", 3)):
         if name in arrays:
             ours = from_resized.probabilities[:, ::step, ::step]
-            total = ours.sum(0) if preset == "naclip" else 1.0  # NACLIP hands out probabilities divided by their sum
+            divided = preset in ("naclip", "resclip")  # these hand out probabilities divided by their sum
+            total = ours.sum(0) if divided else 1.0
             assert np.abs(ours / total - arrays[name]).max() <= PROBABILITIES
 
 

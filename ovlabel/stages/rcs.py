@@ -1,0 +1,53 @@
+"""ResCLIP's residual cross-correlation: the last attention takes a share of the middle layers' own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ovlabel.errors import ConfigError
+from ovlabel.types import Trace, WindowContext
+
+_DEPTH, _MIDDLE = 12, (6, 7, 8, 9)
+
+
+@dataclass(frozen=True)
+class Rcs:
+    """τ · ((1 − λ) A + λ · mean of the plain q-k attention of `layers`), head by head, [CLS] included.
+
+    Attributes:
+        layers: whose attention is averaged, from 1; by default the 6th to 9th of twelve, and in a model of another
+            depth those at the same share of it.
+        temperature: τ, in front of all; the rows add up to τ (of a base whose rows add up to 2: to τ (2 − λ)).
+            Every published config has 2, which the paper does not mention.
+        weight: λ, 0 … 1.
+
+    Source: Yang, Deng, Li, Duan: ResCLIP, CVPR 2025 (arXiv 2411.15851), eq. 5 and 6; defaults of its COCO-Stuff config.
+    """
+
+    replaces: ClassVar[frozenset[str]] = frozenset()
+    layers: tuple[int, ...] = ()
+    temperature: float = 2.0
+    weight: float = 0.4
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1 or self.temperature <= 0:
+            raise ConfigError(
+                f"rcs.weight = {self.weight}, rcs.temperature = {self.temperature}: 0 … 1, and above 0"
+            )
+
+    def attention(self, attention: Tensor, context: WindowContext) -> Tensor:
+        """b heads n n → the same."""
+        layers = self._layers(context.trace)
+        middle = sum(context.trace.attention(layer) for layer in layers) / len(layers)
+        mixed: Tensor = self.temperature * ((1 - self.weight) * attention + self.weight * middle)
+        return mixed
+
+    def _layers(self, trace: Trace) -> tuple[int, ...]:
+        if self.layers:
+            if min(self.layers) < 1 or max(self.layers) > trace.layers:
+                raise ConfigError(f"rcs.layers = {list(self.layers)}: the model has layers 1 … {trace.layers}")
+            return self.layers
+        return tuple(round(layer * trace.layers / _DEPTH) for layer in _MIDDLE)
