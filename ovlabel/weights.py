@@ -76,6 +76,21 @@ def find(weights: str, model: str, tags: list[str], tag_config: dict[str, Any] |
     raise WeightsError(unknown(f"pretrained tag of {model}", weights, tags))
 
 
+def find_file(name: str, files: tuple[str, ...], *, offline: bool) -> Path:
+    """A checkpoint that is no encoder: a file, or the first of `files` in `hf-hub:owner/name`. Raises WeightsError."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if not name.startswith(HUB):
+        raise WeightsError(f"no weights file {name}; a repository is written {HUB}owner/name")
+    tried: list[str] = []
+    for file in files:
+        if found := _hub_file(name.removeprefix(HUB), file, offline, tried):
+            return found
+    why = "offline, and they are in no cache" if offline else "no download worked"
+    raise WeightsError(f"weights '{name}' can't be had: {why}; tried {', '.join(tried)}. Name a file on this machine")
+
+
 def read(path: Path) -> tuple[dict[str, Tensor], bool]:
     """The tensors of a weight file by name, and whether it is one of OpenAI's own (so that QuickGELU is known).
 

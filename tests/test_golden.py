@@ -89,7 +89,11 @@ RESCLIP = {  # threshold; RCS temperature and weight; SFR temperature and weight
     "voc20": (0.10, 2.0, 0.6, 2.1, 0.6),
     "thd0.6": (0.60, 2.0, 0.3, 2.2, 0.7),
 }
-BASES = {"resclip": ("kk", "neighbours", "attention"), "sclip": ("csa", "", "full"), "clearclip": ("qq", "", "attention")}
+BASES = {
+    "resclip": ("kk", "neighbours", "attention"),
+    "sclip": ("csa", "", "full"),
+    "clearclip": ("qq", "", "attention"),
+}
 
 
 def resclip(base: str, numbers: str, parts: str) -> dict[str, Any]:
@@ -107,14 +111,14 @@ def resclip(base: str, numbers: str, parts: str) -> dict[str, Any]:
 
 
 def resclip_cases() -> list[tuple[str, str]]:
-    names = [(file, name) for file in ("resclip_feat_224", "resclip_feat_odd") for name in np.load(GOLDEN / f"{file}.npz")]
+    names = [
+        (file, name) for file in ("resclip_feat_224", "resclip_feat_odd") for name in np.load(GOLDEN / f"{file}.npz")
+    ]
     return [(file, name) for file, name in names if name.startswith("features_")]
 
 
 @pytest.mark.parametrize(("file", "array"), resclip_cases())
-def test_resclip_features(
-    file: str, array: str, golden: Callable[[str], Arrays], golden_model: dict[str, Any]
-) -> None:
+def test_resclip_features(file: str, array: str, golden: Callable[[str], Arrays], golden_model: dict[str, Any]) -> None:
     """On three bases, each part alone and together; the authors' rounding to half precision included."""
     arrays = golden(file)
     base, numbers, parts = array.removeprefix("features_").split("_")

@@ -34,9 +34,7 @@ class Rcs:
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1 or self.temperature <= 0:
-            raise ConfigError(
-                f"rcs.weight = {self.weight}, rcs.temperature = {self.temperature}: 0 … 1, and above 0"
-            )
+            raise ConfigError(f"rcs.weight = {self.weight}, rcs.temperature = {self.temperature}: 0 … 1, and above 0")
 
     def attention(self, attention: Tensor, context: WindowContext) -> Tensor:
         """b heads n n → the same."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -91,15 +90,17 @@ class Sfr:
         if others.any():
             total = torch.logaddexp(total, enlarge(logits[:, others].logsumexp(1, keepdim=True), size)[0, 0])
         best, index = maps.max(0)
-        return kept[index].masked_fill_((best - total).exp() < self.threshold, 0)
+        query: Tensor = kept[index].masked_fill_((best - total).exp() < self.threshold, 0)
+        return query
 
     def _near(self, labels: Tensor) -> Tensor:
         """int64 b h w → b h·w h·w: λ Ŝ."""
-        near = affinity(labels, self.sigma, self.mode)
+        near: Tensor = affinity(labels, self.sigma, self.mode)
         if self.mode == "repaired":
-            return self.weight * near / near.amax(-1, keepdim=True)
-        scaled = near / near.amax((-2, -1), keepdim=True)
-        return (scaled.half() * self.weight).float()
+            scaled: Tensor = self.weight * near / near.amax(-1, keepdim=True)
+            return scaled
+        rounded: Tensor = (near / near.amax((-2, -1), keepdim=True)).half() * self.weight
+        return rounded.float()
 
 
 def affinity(labels: Tensor, sigma: float, mode: str = "literal", decay: bool = True) -> Tensor:
@@ -108,7 +109,7 @@ def affinity(labels: Tensor, sigma: float, mode: str = "literal", decay: bool = 
     1 for patches of one label, exp(−distance / greatest distance) where the way between them leaves it (`decay`),
     0 for others; blurred along the keys, and divided by the rows' sums.
     """
-    batch, height, width = labels.shape
+    height, width = labels.shape[1:]
     flat = labels.flatten(1)
     same = (flat[:, :, None] == flat[:, None, :]).float()
     if decay:
@@ -161,7 +162,8 @@ def _between(length: int, share: Tensor, device: torch.device) -> Tensor:
 
 def _on_the_way(height: int, width: int, step: int, distance: Tensor) -> Tensor:
     """int64 h·w × h·w: the patch `step` steps along the way of each pair; rounded halves go up for both directions."""
-    y, x = (place.flatten().to(distance) for place in torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"))
+    grid = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    y, x = (place.flatten().to(distance) for place in grid)
     share = step / distance.clamp_min(step).clamp_min(1)
     rows, columns = (torch.floor(p[:, None] + (p[None, :] - p[:, None]) * share + 0.5).long() for p in (y, x))
     return rows * width + columns
