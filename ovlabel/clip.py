@@ -7,6 +7,7 @@ block around whatever attention it is handed. The run's dtype policy lives here:
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import re
@@ -94,7 +95,8 @@ class Clip:
     def __init__(
         self, model: CLIP | CustomTextCLIP, identity: Identity, config: EncoderConfig, device: torch.device
     ) -> None:
-        self.identity, self._last_block, self._positions = identity, config.last_block, config.positions
+        self.identity, self._positions = identity, config.positions
+        self._last_block: str = config.last_block
         self.device = device
         self.dtype = _DTYPES[config.precision]
         if device.type == "mps" and self.dtype == torch.float64:
@@ -111,6 +113,12 @@ class Clip:
         wide = torch.float64 if self.dtype == torch.float64 else torch.float32
         self._mean = torch.tensor(identity.mean, dtype=wide, device=self.device)[:, None, None] * 255
         self._std = torch.tensor(identity.std, dtype=wide, device=self.device)[:, None, None] * 255
+
+    def finishing(self, last_block: str) -> Clip:
+        """The same encoder with another `encoder.last_block`."""
+        other = copy.copy(self)
+        other._last_block = last_block
+        return other
 
     def pixels(self, image: Tensor) -> Tensor:
         """uint8 or float 3 H W (0 … 255) → normalised 3 H W, float32 or finer."""

@@ -91,10 +91,18 @@ class StoreConfig:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage of the stack: the name of its file in `stages/`, and the fields set for it."""
+    """One stage of the stack: the name of its file in `stages/`, and the fields set for it.
+
+    `optional = true` beside them leaves the stage out where its checkpoint can't be had.
+    """
 
     use: str
     fields: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def optional(self) -> bool:
+        """Whether a run goes on without it."""
+        return dict(self.fields).get("optional") is True
 
 
 @dataclass(frozen=True)

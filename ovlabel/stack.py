@@ -111,18 +111,23 @@ def make_stage(config: StageConfig) -> Stage:
     """A stage from its config table. Raises ConfigError for an unknown field or a value of another type."""
     cls = stage_class(config.use)
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    values = dict(config.fields)
+    values = {name: value for name, value in config.fields if name != "optional"}
     for name, value in values.items():
         if name not in fields:
             raise ConfigError(unknown(f"key of stage '{config.use}'", name, fields))
-        default = fields[name].default
-        if isinstance(default, float) and type(value) is int:
-            values[name] = float(value)
-        elif isinstance(default, tuple) and isinstance(value, list) and all(type(v) is int for v in value):
-            values[name] = tuple(value)
-        elif type(default) is not type(value) and default is not dataclasses.MISSING and default is not None:
-            raise ConfigError(
-                f"{config.use}.{name} takes a {type(default).__name__} such as {default!r}, not {value!r}"
-            )
+        values[name] = _fitted(f"{config.use}.{name}", value, fields[name].default)
     stage: Stage = cls(**values)
     return stage
+
+
+def _fitted(key: str, value: Any, default: Any) -> Any:
+    """The value in the default's type. Raises ConfigError where it has another."""
+    if isinstance(default, tuple):
+        if not isinstance(value, list | tuple) or not all(type(part) is int for part in value):
+            raise ConfigError(f"{key} takes a list of whole numbers such as [8, 16], not {value!r}")
+        return tuple(value)
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if type(default) is not type(value) and default is not dataclasses.MISSING and default is not None:
+        raise ConfigError(f"{key} takes a {type(default).__name__} such as {default!r}, not {value!r}")
+    return value

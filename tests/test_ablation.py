@@ -48,9 +48,9 @@ def test_variants_score_as_if_run_alone_and_the_encoder_runs_once(drawn: Path, m
     variants, seconds = ablate(segmenter, pairs, truth, map_classes(CLASSES, truth.classes))
     assert traced == alone
     assert seconds > 0
-    assert [variant.left_out for variant in variants] == [WHOLE, "kk", "neighbours"]
+    assert [variant.left_out for variant in variants] == [WHOLE, "kk", "neighbours", "pamr"]
     for variant in variants:
-        stages = [use for use in ("kk", "neighbours") if use != variant.left_out]
+        stages = [use for use in ("kk", "neighbours", "pamr") if use != variant.left_out]
         own = package.build(package.load_config("naclip", KEYS | {"tiling.short_side": 224, "stages": stages}))
         counts = 0
         for index, item in enumerate(items):

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from ovlabel import TextBank, build, load_config
 from ovlabel.builder import resolved
-from ovlabel.errors import ConfigError
+from ovlabel.errors import ConfigError, WeightsError
 from ovlabel.job import as_written
 from ovlabel.runs import differences
+from tests.stages.conftest import loftup_tensors
 
 WORDS = '[[class]]\nname = "cat"\nkind = "thing"\n[[class]]\nname = "grass"\nkind = "stuff"\n'
 
@@ -147,3 +149,45 @@ def test_a_device_that_is_not_there_is_refused_before_weights_are_looked_for(tin
         config = load_config("sclip", {**tiny, "encoder.device": device, "encoder.weights": "/nowhere.pt"})
         with pytest.raises(ConfigError, match=f"encoder.device = {device}"):
             build(config)
+
+
+def test_an_optional_stage_without_its_checkpoint_is_left_out_and_said(
+    tiny: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "ovlabel")
+    stages = [{"use": "csa"}, {"use": "loftup", "checkpoint": str(tmp_path / "loftup.bin"), "optional": True}]
+    config = load_config("plain", {**tiny, "text.vocabulary": "classes:cat, grass", "stages": stages})
+    made = build(config, offline=True)
+    assert [stage["use"] for stage in resolved(config, made)["stages"]] == ["csa"]
+    assert "the stage 'loftup' is left out: no weights file" in caplog.text
+    torch.save(loftup_tensors(32), tmp_path / "loftup.bin")
+    there = resolved(config, build(config, offline=True))["stages"]
+    assert [stage["use"] for stage in there] == ["csa", "loftup"]
+    shutil.move(tmp_path / "loftup.bin", tmp_path / "moved.bin")
+    stages[1]["checkpoint"] = str(tmp_path / "moved.bin")
+    config = load_config("plain", {**tiny, "text.vocabulary": "classes:cat, grass", "stages": stages})
+    assert resolved(config, build(config, offline=True))["stages"] == there  # what is in it counts, not where it lies
+    del stages[1]["optional"]
+    stages[1]["checkpoint"] = "nowhere.bin"
+    with pytest.raises(WeightsError, match="no weights file"):
+        build(load_config("plain", {**tiny, "text.vocabulary": "classes:cat, grass", "stages": stages}), offline=True)
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ({"use": "pamr", "dilations": 8}, r"pamr\.dilations takes a list of whole numbers such as \[8, 16\], not 8"),
+        ({"use": "pamr", "dilations": [1.5]}, "list of whole numbers"),
+        ({"use": "crf", "prune": 1}, "crf.prune takes a bool such as True"),
+    ],
+)
+def test_a_stages_value_of_another_type_is_refused(stage: dict[str, Any], words: str, tiny: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=words):
+        build(load_config("plain", {**tiny, "stages": [stage]}))
+
+
+@pytest.mark.parametrize("preset", ["resclip", "phase1", "naclip"])
+def test_presets_of_many_stages_annotate(preset: str, tiny: dict[str, Any]) -> None:
+    made = build(load_config(preset, {**tiny, "text.vocabulary": "classes:cat, grass, sky"}), offline=True)
+    image = np.random.default_rng(0).integers(0, 255, (60, 90, 3)).astype(np.uint8)
+    assert made(image).labels.shape == (60, 90)

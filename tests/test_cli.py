@@ -251,7 +251,7 @@ def assert_summary(said: Said, looked_at: int) -> None:
         (["--templates", "imagenet"], "imagenet80"),
         (["--set", "tiling.windw=3"], "tiling.window"),
         (["--set", "stages=[{use='neighbors'}]"], "neighbours"),
-        (["--set", "stages=['nacl']"], "value"),
+        (["--set", "stages=['valeu']"], "value"),
         (["--set", "encoder.precision=fp61"], "fp16"),
         (["--set", "tiling.window"], "key=value"),
         (["--set", "tiling.window=many"], "integer"),
@@ -555,7 +555,7 @@ def test_a_preset_is_shown_as_it_resolves(ovlabel: Run) -> None:
     said = ovlabel("presets", "naclip")
     assert said.code == 0
     assert tomllib.loads(said.out)["tiling"]["short_side"] == 336
-    assert tomllib.loads(said.out)["stages"] == [{"use": "kk"}, {"use": "neighbours", "sigma": 5.0}]
+    assert tomllib.loads(said.out)["stages"] == [{"use": "kk"}, {"use": "neighbours", "sigma": 5.0}, {"use": "pamr"}]
 
 
 def test_a_preset_is_shown_for_a_vocabulary(ovlabel: Run) -> None:

@@ -134,7 +134,8 @@ def test_presets_hold_the_published_protocols(preset: str, vocabulary: str, publ
     [
         ("plain", "full", []),
         ("sclip", "full", ["csa"]),
-        ("naclip", "attention", ["kk", "neighbours"]),
+        ("naclip", "attention", ["kk", "neighbours", "pamr"]),
+        ("resclip", "attention", ["kk", "sfr", "neighbours", "rcs"]),
         ("clearclip", "attention", ["qq"]),
         ("maskclip", "attention", ["value"]),
     ],
@@ -165,7 +166,7 @@ def test_overrides_are_dotted_or_nested_or_typed(overrides: dict[str, Any]) -> N
 )
 def test_a_stage_field_can_be_set(overrides: dict[str, Any]) -> None:
     config = load_config("naclip", overrides)
-    assert config.stages == (StageConfig("kk"), StageConfig("neighbours", (("sigma", 2.5),)))
+    assert config.stages[:2] == (StageConfig("kk"), StageConfig("neighbours", (("sigma", 2.5),)))
     assert make_stage(config.stages[1]).sigma == 2.5  # type: ignore[attr-defined]
 
 

@@ -90,7 +90,7 @@ def test_the_installed_package_needs_no_checkout(installed: Path, tmp_path: Path
     assert "80" in sentences.split()
     assert presets.split() == sorted(path.stem for path in (ROOT / "ovlabel" / "presets").glob("*.toml"))
     assert stages.split() == sorted(p.stem for p in (ROOT / "ovlabel" / "stages").glob("*.py") if p.stem[0] != "_")
-    assert stack == "['kk', 'neighbours']"
+    assert stack == "['kk', 'neighbours', 'pamr']"
 
 
 def test_the_installed_package_carries_its_model(installed: Path) -> None:

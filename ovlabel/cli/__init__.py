@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from ovlabel import __version__
-from ovlabel.cli import ablate, annotate, demo, export, inspect, lists, score
+from ovlabel.cli import ablate, annotate, demo, export, inspect, lists, loftup, score
 from ovlabel.cli.codes import BUSY, DEFECT, INTERRUPTED, OK, STORE, TERMINATED, USAGE, WEIGHTS
 from ovlabel.errors import BusyError, OvlabelError, StoreError, WeightsError
 
@@ -32,6 +32,7 @@ annotate.register(app)
 score.register(app)
 ablate.register(app)
 export.register(app)
+loftup.register(app)
 inspect.register(app)
 lists.register(app)
 

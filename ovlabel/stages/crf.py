@@ -169,14 +169,12 @@ class _BilateralGrid:
             bits = np.array([corner >> axis & 1 for axis in range(5)])
             index.append(np.ravel_multi_index(tuple((low + bits).T), self._sides))
             weight.append(np.where(bits, share, 1 - share).prod(1))
-        pixels = len(place)
-        cells = int(np.prod(self._sides))
-        # only cells that some pixel touches are kept apart from the blur's dense grid
-        rows = torch.from_numpy(np.stack(index, 1).ravel())
-        counts = torch.arange(pixels + 1) * 32
-        values = torch.from_numpy(np.stack(weight, 1).astype(np.float32).ravel())
-        self._read = torch.sparse_csr_tensor(counts, rows, values, (pixels, cells)).to(like.device)
-        self._lay = self._read.transpose(0, 1).to_sparse_csr()
+        pixels, cells = len(place), int(np.prod(self._sides))
+        corners, weights = np.stack(index, 1).ravel(), np.stack(weight, 1).astype(np.float32).ravel()
+        entries = torch.from_numpy(np.stack([np.arange(pixels).repeat(32), corners]))
+        read = torch.sparse_coo_tensor(entries, torch.from_numpy(weights), (pixels, cells), check_invariants=False)
+        self._read = read.coalesce().to(like.device)
+        self._lay = self._read.t().coalesce()
         self._scale = self._filter(torch.ones(pixels, 1, device=like.device)).rsqrt()
 
     def __call__(self, maps: Tensor) -> Tensor:
@@ -186,10 +184,11 @@ class _BilateralGrid:
 
     def _filter(self, values: Tensor) -> Tensor:
         """pixels × c → the same."""
-        grid = (self._lay @ values.contiguous()).reshape(*self._sides, -1)
+        grid = torch.sparse.mm(self._lay, values).reshape(*self._sides, -1)
         for axis in range(5):
             grid = self._blur(grid, axis)
-        return self._read @ grid.reshape(-1, values.shape[1])
+        read: Tensor = torch.sparse.mm(self._read, grid.reshape(-1, values.shape[1]))
+        return read
 
     def _blur(self, grid: Tensor, axis: int) -> Tensor:
         """Along one axis, a Gaussian of variance 2/3 cells, unit height in all (as the kernel has)."""
