@@ -28,8 +28,8 @@ class Crf:
         iterations: of the mean field.
         gaussian_width, gaussian_weight: of the first kernel; pixels of the photograph.
         bilateral_width, bilateral_colour, bilateral_weight: of the second; pixels, grey levels.
-        prune: only classes that are most probable somewhere take part, and one rest that stands for the strongest of
-            the others; they keep their order behind it.
+        prune: only classes that are most probable somewhere take part; the others are one rest of all their
+            probability, which no neighbour speaks for, and keep their order within it.
         scale: 0.5 runs on half the height and width, with both widths halved.
         backend: "pydensecrf" filters on a permutohedral lattice; "bilateral" on a grid, in torch, also on a GPU. "auto"
             takes the first where it is installed. The two differ by some percent of the pixels; the run records which.
@@ -68,6 +68,8 @@ class Crf:
         kept, rest = _rivals(probabilities) if self.prune else (torch.arange(len(probabilities)), None)
         kept = kept.to(probabilities.device)
         asked = probabilities[kept] if rest is None else torch.cat([probabilities[kept], rest[None]])
+        pull = np.ones(len(asked), np.float32)  # of the kernels, by label
+        pull[len(kept) :] = 0
         full = (int(asked.shape[1]), int(asked.shape[2]))
         size = (max(round(full[0] * self.scale), 1), max(round(full[1] * self.scale), 1))
         if size != full:
@@ -75,20 +77,19 @@ class Crf:
         shrink = size[0] / context.image.shape[0]
         image = resize(context.image, size)
         if self.backend == "pydensecrf":
-            found = torch.from_numpy(self._permutohedral(asked.cpu().numpy(), image, shrink)).to(probabilities)
+            found = torch.from_numpy(self._permutohedral(asked.cpu().numpy(), image, shrink, pull))
+            found = found.to(probabilities)
         else:
-            found = self._grid(asked, image, shrink)
+            found = self._grid(asked, image, shrink, torch.from_numpy(pull).to(asked)[:, None, None])
         found = enlarge(found[None], full)[0]
         if rest is None:
             return found
-        # the others share what the rest has become, in the proportion they had
-        share = found[-1] / rest.clamp_min(_LEAST)
-        refined = probabilities * share.clamp_max(1 / rest.clamp_min(_LEAST))
+        refined = probabilities * (found[-1] / rest.clamp_min(_LEAST))  # the others share what the rest has become
         refined[kept] = found[:-1]
         return refined
 
     def _permutohedral(
-        self, probabilities: npt.NDArray[np.float32], image: UInt8Image, shrink: float
+        self, probabilities: npt.NDArray[np.float32], image: UInt8Image, shrink: float, pull: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float32]:
         from pydensecrf.densecrf import DenseCRF2D
 
@@ -97,18 +98,18 @@ class Crf:
         unary = -np.log(np.clip(probabilities, _LEAST, 1)).reshape(labels, -1)
         field.setUnaryEnergy(np.ascontiguousarray(unary, np.float32))
         if self.gaussian_weight:
-            field.addPairwiseGaussian(sxy=self.gaussian_width * shrink, compat=self.gaussian_weight)
+            field.addPairwiseGaussian(sxy=self.gaussian_width * shrink, compat=-self.gaussian_weight * pull)
         if self.bilateral_weight:
             field.addPairwiseBilateral(
                 sxy=self.bilateral_width * shrink,
                 srgb=self.bilateral_colour,
                 rgbim=np.ascontiguousarray(image),
-                compat=self.bilateral_weight,
+                compat=-self.bilateral_weight * pull,
             )
         posterior = np.array(field.inference(self.iterations), np.float32)
         return posterior.reshape(labels, height, width)
 
-    def _grid(self, probabilities: Tensor, image: UInt8Image, shrink: float) -> Tensor:
+    def _grid(self, probabilities: Tensor, image: UInt8Image, shrink: float, pull: Tensor) -> Tensor:
         costs = probabilities.float().clamp(_LEAST, 1).log()
         near = _Gaussian(probabilities, self.gaussian_width * shrink)
         alike = _BilateralGrid(probabilities, image, self.bilateral_width * shrink, self.bilateral_colour)
@@ -116,19 +117,19 @@ class Crf:
         for _ in range(self.iterations):
             pulled = costs.clone()
             if self.gaussian_weight:
-                pulled += self.gaussian_weight * near(posterior)
+                pulled += self.gaussian_weight * pull * near(posterior)
             if self.bilateral_weight:
-                pulled += self.bilateral_weight * alike(posterior)
+                pulled += self.bilateral_weight * pull * alike(posterior)
             posterior = pulled.softmax(0)
         return posterior.to(probabilities.dtype)
 
 
 def _rivals(probabilities: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Classes that win somewhere, and the greatest probability of all others, h w; None where there are no others."""
+    """Classes that win somewhere, and the probability of all others, h w; None where there are no others."""
     kept = torch.unique(probabilities.argmax(0))
     others = torch.ones(len(probabilities), dtype=torch.bool, device=probabilities.device)
     others[kept] = False
-    return kept, probabilities[others].amax(0) if others.any() else None
+    return kept, probabilities[others].sum(0) if others.any() else None
 
 
 class _Gaussian:
