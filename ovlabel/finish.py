@@ -30,7 +30,7 @@ def finish_size(
 def probabilities_of(logits: Tensor, bank: TextBank, logit_scale: float) -> Tensor:
     """Cosines q h w → probabilities c h w: softmax over queries at the logit scale, synonyms merged as the bank says.
 
-    Scales the cosines in place: at image size they are the largest thing there is.
+    Works in place as far as it can: at image size, the cosines are the largest thing there is.
     """
     scaled = logits.mul_(logit_scale)
     count = len(bank.classes)
@@ -39,7 +39,8 @@ def probabilities_of(logits: Tensor, bank: TextBank, logit_scale: float) -> Tens
         queries = np.bincount(bank.class_of, minlength=count)
         merged = [scaled[class_of == c].logsumexp(0) - np.log(queries[c]) for c in range(count)]
         return torch.stack(merged).softmax(0)
-    shares = scaled.softmax(0)
+    shares = scaled.sub_(scaled.amax(0)).exp_()
+    shares /= shares.sum(0)
     if np.array_equal(bank.class_of, np.arange(count)):
         return shares
     owner = class_of[:, None, None].expand_as(shares)

@@ -41,10 +41,11 @@ class Stage(Protocol):
 
     A method takes the level's value and a context (`WindowContext` up to the level `window`, `ImageContext` from
     `logits` on) and returns the edited value; axes keep their meaning, the number of terms (`scores`) and the grid
-    (`features`) may change. It leaves its input alone and keeps no hold of what it returns, which later levels may
-    change in place. `replaces` names the levels at which the incoming value is ignored; an earlier edit there would be
-    lost, so such a stack is refused. A stage may also name levels in `rescales`: what another stage has added there
-    before it would be scaled with the rest, and is refused too.
+    (`features`) may change. It leaves its input alone up to the level `window`; from `logits` on, where maps are
+    the largest thing there is, it may change it in place. It keeps no hold of what it returns. `replaces` names the
+    levels at which the incoming value is ignored; an earlier edit there would be lost, so such a stack is refused.
+    A stage may also name levels in `rescales`: what another stage has added there before it would be scaled with
+    the rest, and is refused too.
     """
 
     replaces: frozenset[str]

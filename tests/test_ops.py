@@ -25,7 +25,7 @@ def normalised(image: np.ndarray) -> torch.Tensor:
 
 def refine(image: np.ndarray, maps: np.ndarray, dilations: tuple[int, ...], iterations: int) -> np.ndarray:
     weights = pamr_weights(normalised(image)[None], dilations)
-    return pamr(torch.from_numpy(maps)[None], weights, dilations, iterations)[0].numpy()
+    return pamr(torch.from_numpy(maps.copy())[None], weights, dilations, iterations)[0].numpy()
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,10 @@ def test_weights_are_those_of_a_naive_loop() -> None:
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     image, maps = torch.rand(2, 3, 20, 30), torch.rand(2, 9, 20, 30)
     weights = pamr_weights(image, (2,))
-    at_once = pamr(maps, weights, (2,), 3)
-    monkeypatch.setattr(ops, "_CACHED", 20 * 30 * 2)
-    assert torch.equal(pamr(maps, weights, (2,), 3), at_once)
+    at_once = pamr(maps.clone(), weights, (2,), 3)
+    for values in (20 * 30 * 2, 30 * 7, 1):  # two maps, seven rows of a map, a row
+        monkeypatch.setattr(ops, "_CACHED", values)
+        assert torch.equal(pamr(maps.clone(), weights, (2,), 3), at_once)
 
 
 def test_what_is_constant_stays_and_the_guidance_may_be_scaled() -> None:
@@ -80,7 +81,7 @@ def test_what_is_constant_stays_and_the_guidance_may_be_scaled() -> None:
     weights = pamr_weights(image, (1, 4))
     assert torch.allclose(weights.sum(1), torch.ones(1, 24, 32, dtype=torch.float64))
     constant = torch.full((1, 2, 24, 32), 0.3, dtype=torch.float64)
-    assert torch.allclose(pamr(constant, weights, (1, 4), 5), constant)
+    assert torch.allclose(pamr(constant.clone(), weights, (1, 4), 5), constant)
     scales, shifts = torch.tensor([255.0, 3.0, 9.0])[:, None, None], torch.tensor([1.0, -5.0, 0.0])[:, None, None]
     assert torch.allclose(pamr_weights(image * scales + shifts, (1, 4)), weights, atol=1e-6)
 

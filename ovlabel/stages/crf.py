@@ -64,7 +64,7 @@ class Crf:
             raise ConfigError(f"crf.scale = {self.scale}: above 0, at most 1")
 
     def probabilities(self, probabilities: Tensor, context: ImageContext) -> Tensor:
-        """c h w → the posterior in the same shape."""
+        """c h w → the posterior in the same shape, in place."""
         kept, rest = _rivals(probabilities) if self.prune else (torch.arange(len(probabilities)), None)
         kept = kept.to(probabilities.device)
         asked = probabilities[kept] if rest is None else torch.cat([probabilities[kept], rest[None]])
@@ -84,9 +84,9 @@ class Crf:
         found = enlarge(found[None], full)[0]
         if rest is None:
             return found
-        refined = probabilities * (found[-1] / rest.clamp_min(_LEAST))  # the others share what the rest has become
-        refined[kept] = found[:-1]
-        return refined
+        probabilities *= found[-1] / rest.clamp_min(_LEAST)  # the others share what the rest has become
+        probabilities[kept] = found[:-1]
+        return probabilities
 
     def _permutohedral(
         self, probabilities: npt.NDArray[np.float32], image: UInt8Image, shrink: float, pull: npt.NDArray[np.float32]
@@ -103,7 +103,7 @@ class Crf:
             field.addPairwiseBilateral(
                 sxy=self.bilateral_width * shrink,
                 srgb=self.bilateral_colour,
-                rgbim=np.ascontiguousarray(image),
+                rgbim=np.array(image, order="C"),  # a copy: the library takes no read-only arrays
                 compat=-self.bilateral_weight * pull,
             )
         posterior = np.array(field.inference(self.iterations), np.float32)

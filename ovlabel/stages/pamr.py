@@ -19,7 +19,7 @@ class Pamr:
     Attributes:
         iterations: how often. dilations: how far the eight neighbours lie, in pixels of the maps, one ring each.
 
-    The guidance is the working-size image, enlarged to the maps, as in NACLIP and SCLIP. Takes two copies of the maps.
+    The guidance is the working-size image, enlarged to the maps, as in NACLIP and SCLIP. The maps are changed in place.
 
     Source: Araslanov, Roth: Single-Stage Semantic Segmentation from Image Labels, CVPR 2020 (arXiv 2005.08104), sec. 4.
     """

@@ -82,7 +82,9 @@ def image() -> ImageContext:
     )
     bank = TextBank(np.eye(5, 16, dtype=np.float32), np.array([0, 1, 2, 3, 3]), tuple("abcd"), ("thing",) * 4)
     pixels = torch.from_numpy(picture[::2, ::2].astype(np.float64)).permute(2, 0, 1) / 64 - 2
-    return ImageContext(picture.astype(np.uint8), pixels, bank, torch.from_numpy(bank.embeddings), 40.0)
+    photograph = picture.astype(np.uint8)
+    photograph.setflags(write=False)  # as files are read
+    return ImageContext(photograph, pixels, bank, torch.from_numpy(bank.embeddings), 40.0)
 
 
 @pytest.fixture

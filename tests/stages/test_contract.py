@@ -107,9 +107,9 @@ def test_it_is_deterministic_and_leaves_its_input_alone(
     assert all(torch.equal(value, before[level]) for level, value in plain(context, image).items())
     assert torch.equal(context.pixels, pixels)
     with torch.inference_mode():
-        for level in levels_of(stage):
+        for level in set(levels_of(stage)) & set(IN_A_WINDOW):  # behind it, maps may be changed in place
             value = before[level].clone()
-            getattr(stage, level)(value, context if level in IN_A_WINDOW else image)
+            getattr(stage, level)(value, context)
             assert torch.equal(value, before[level])
 
 
