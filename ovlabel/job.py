@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,8 +32,12 @@ Entry = tuple[Record, Annotation | None]
 class Annotator(Protocol):
     """What a job needs of a segmenter."""
 
-    def annotation(self, image: UInt8Image) -> Annotation:
-        """The annotation of a uint8 H W 3 RGB image."""
+    @property
+    def behind(self) -> int:
+        """How many images may be begun before the first of them is finished."""
+
+    def begin(self, image: UInt8Image) -> Callable[[], Annotation]:
+        """Begin to annotate a uint8 H W 3 RGB image; the call finishes it."""
 
 
 Maker = Callable[[Config, TextBank | None, bool], tuple[Annotator, dict[str, Any]]]
@@ -101,15 +106,18 @@ class Job:
     def _chunks(
         self, store: Store, segmenter: Annotator, on_image: Callable[[Record], None] | None
     ) -> Iterator[ChunkReport]:
-        chunk = _Chunk(self.chunk_size)
+        chunk, behind = _Chunk(self.chunk_size), deque[Callable[[], Entry]]()
         try:
-            for item in self.pending:
-                entry = annotate_image(item, segmenter, store)
-                chunk.add(entry)
-                if on_image:
-                    on_image(entry[0])
-                if chunk.full:
-                    yield chunk.commit(store)
+            for item in (*self.pending, None):
+                if item is not None:
+                    behind.append(annotate_image(item, segmenter, store))
+                while len(behind) > (segmenter.behind if item else 0):
+                    entry = behind.popleft()()
+                    chunk.add(entry)
+                    if on_image:
+                        on_image(entry[0])
+                    if chunk.full:
+                        yield chunk.commit(store)
             if chunk.entries:
                 yield chunk.commit(store)
         except BaseException as error:  # Ctrl-C, an abandoned loop, a defect: keep what is finished, then go on failing
@@ -216,23 +224,43 @@ def default_store(folder: Path) -> Path:
     return real.parent / f"{real.name or 'root'}.ovlabel.zarr"
 
 
-def annotate_image(item: ImageItem, segmenter: Annotator, store: Store) -> Entry:
-    """One image's record and arrays; a file of the same content as a committed image shares that one's arrays."""
+def annotate_image(item: ImageItem, segmenter: Annotator, store: Store) -> Callable[[], Entry]:
+    """Read and begin one image; the call gives its record and arrays.
+
+    A file of the same content as a committed image shares that one's arrays.
+    """
     record, stage = Record(item.key, item.size, item.mtime_ns), "open"
     try:
         data, sha256 = read_file(item.path)
         if twin := store.like(sha256):
-            return replace(twin, key=item.key, size=item.size, mtime_ns=item.mtime_ns), None
+            return _known((replace(twin, key=item.key, size=item.size, mtime_ns=item.mtime_ns), None))
         record, stage = replace(record, sha256=sha256), "decode"
         image = decode(data)
         stage = "segment"
-        return record, segmenter.annotation(image)
+        finish = segmenter.begin(image)
     except (ImageError, MemoryError, RuntimeError) as error:
-        if not isinstance(error, ImageError) and not _out_of_memory(error):
-            raise
-        reason = str(error) if isinstance(error, ImageError) else "out of memory"
-        log.warning("%s: %s", printable(item.key), reason)
-        return replace(record, outcome="failed", stage=stage, error=reason), None
+        return _known(_failed(record, stage, error))
+
+    def finished() -> Entry:
+        try:
+            return record, finish()
+        except (MemoryError, RuntimeError) as error:
+            return _failed(record, stage, error)
+
+    return finished
+
+
+def _known(entry: Entry) -> Callable[[], Entry]:
+    return lambda: entry
+
+
+def _failed(record: Record, stage: str, error: Exception) -> Entry:
+    """The record of an image that can't be annotated; other errors are defects, and raised."""
+    if not isinstance(error, ImageError) and not _out_of_memory(error):
+        raise error
+    reason = str(error) if isinstance(error, ImageError) else "out of memory"
+    log.warning("%s: %s", printable(record.key), reason)
+    return replace(record, outcome="failed", stage=stage, error=reason), None
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -10,7 +10,7 @@ travel in batches; every reduction is per window, so a window never sees its bat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NoReturn, TypeVar
@@ -116,7 +116,28 @@ class Segmenter:
 
     def annotation(self, image: UInt8Image) -> Annotation:
         """What the store keeps of `segmenter(image)`; `store.probabilities` says how much."""
-        decision = self._decide_image(image)
+        return self._annotation(self._decide_image(image))
+
+    @property
+    def behind(self) -> int:
+        """How many images may be begun before the first of them is finished; 0 where that gains nothing."""
+        return self.stack.behind
+
+    def begin(self, image: UInt8Image) -> Callable[[], Annotation]:
+        """`annotation(image)` as far as nobody else is waited for; the call waits and does the rest."""
+        resized, size = self._resized(image)
+        with torch.inference_mode():
+            probabilities, context = self._probabilities(resized, size, image)
+            answer = self.stack.begin("probabilities", probabilities, context)
+        del probabilities
+
+        def finish() -> Annotation:
+            with torch.inference_mode():
+                return self._annotation(self._decided(answer(), context, size))
+
+        return finish
+
+    def _annotation(self, decision: _Decision) -> Annotation:
         working = decision.working_size
         classes, probabilities = kept_maps(decision.probabilities, working, self.config.store.probabilities)
         labels = label_map(decision.labels, len(self.bank.classes))
@@ -131,33 +152,46 @@ class Segmenter:
         )
 
     def _decide_image(self, image: UInt8Image) -> _Decision:
+        resized, size = self._resized(image)
+        return self._decide_resized(resized, size, image)
+
+    def _resized(self, image: UInt8Image) -> tuple[UInt8Image, tuple[int, int]]:
+        """The working image, and the photograph's (height, width)."""
         image = np.asarray(image)
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise ValueError(f"an image is uint8 H W 3, not {image.dtype} {image.shape}")
         size = (image.shape[0], image.shape[1])
         tiling = self.config.tiling
-        target = working_size(size, tiling.short_side, tiling.long_side, self.clip.patch)
-        return self._decide_resized(resize(image, target), size, image)
+        return resize(image, working_size(size, tiling.short_side, tiling.long_side, self.clip.patch)), size
 
     def _decide_resized(self, resized: UInt8Image, size: tuple[int, int], image: UInt8Image | None) -> _Decision:
+        with torch.inference_mode():
+            probabilities, context = self._probabilities(resized, size, image)
+            return self._decided(self.stack.edit("probabilities", probabilities, context), context, size)
+
+    def _probabilities(
+        self, resized: UInt8Image, size: tuple[int, int], image: UInt8Image | None
+    ) -> tuple[Tensor, ImageContext]:
+        """c h w, not yet edited at `probabilities`, and what stages may read of the image."""
         source, settings = resized if image is None else image, self.config.labels
         working = (resized.shape[0], resized.shape[1])
-        with torch.inference_mode():
-            pixels = self._pixels(resized)
-            pyramid = [
-                pixels if scale == 1 else self._pixels(resize(source, self._scaled(working, scale)))
-                for scale in self.config.tiling.scales
-            ]
-            logits = self.logits(pyramid, finish_size(settings, size, working))
-            whole = resize(source, size) if self.stack.acts_at("logits", "probabilities", "labels") else source
-            context = ImageContext(whole, pixels, self.bank, self.text, self.config.text.logit_scale)
-            logits = self.stack.edit("logits", logits, context)
-            probabilities = probabilities_of(logits, self.bank, context.logit_scale)
-            del logits
-            probabilities = self.stack.edit("probabilities", probabilities, context)
-            probabilities = drop_small(probabilities, self.bank, settings.area_threshold)
-            labels, confidence = decide(probabilities, size, self.bank, settings.probability_threshold)
-            labels = self.stack.edit("labels", labels, context)
+        pixels = self._pixels(resized)
+        pyramid = [
+            pixels if scale == 1 else self._pixels(resize(source, self._scaled(working, scale)))
+            for scale in self.config.tiling.scales
+        ]
+        logits = self.logits(pyramid, finish_size(settings, size, working))
+        whole = resize(source, size) if self.stack.acts_at("logits", "probabilities", "labels") else source
+        context = ImageContext(whole, pixels, self.bank, self.text, self.config.text.logit_scale)
+        logits = self.stack.edit("logits", logits, context)
+        return probabilities_of(logits, self.bank, context.logit_scale), context
+
+    def _decided(self, probabilities: Tensor, context: ImageContext, size: tuple[int, int]) -> _Decision:
+        settings = self.config.labels
+        probabilities = drop_small(probabilities, self.bank, settings.area_threshold)
+        labels, confidence = decide(probabilities, size, self.bank, settings.probability_threshold)
+        labels = self.stack.edit("labels", labels, context)
+        working = (context.pixels.shape[-2], context.pixels.shape[-1])
         return _Decision(labels, confidence, probabilities, working)
 
     def _prediction(self, decision: _Decision) -> Prediction:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,22 @@ class Stack:
             if level in levels_of(stage):
                 value = getattr(stage, level)(value, context)
         return value
+
+    def begin(self, level: str, value: Any, context: Any) -> Callable[[], Any]:
+        """`edit` up to a stage that works elsewhere (it has `begin`); the call waits for it and does the rest."""
+        for position, stage in enumerate(self.stages):
+            if level not in levels_of(stage):
+                continue
+            if hasattr(stage, "begin"):
+                answer, rest = stage.begin(value, context), _unchecked(self.stages[position + 1 :])
+                return lambda: rest.edit(level, answer(), context)
+            value = getattr(stage, level)(value, context)
+        return lambda: value
+
+    @property
+    def behind(self) -> int:
+        """How many images may wait for a stage that works elsewhere; 0 without one."""
+        return max((int(getattr(stage, "behind", 0)) for stage in self.stages), default=0)
 
     def after(self, stage: Stage) -> Stack:
         """The stages behind `stage` at its own level, for a preview; the check has been made already."""

@@ -25,17 +25,30 @@ CONFIG = load_config("plain", {"text.vocabulary": "classes:dark, middle, bright"
 
 
 class Fake:
-    """A segmenter that labels by brightness and remembers what it was shown."""
+    """A segmenter that labels by brightness and remembers what it was shown, and in which order it finished."""
+
+    behind = 0
 
     def __init__(self) -> None:
         self.seen: list[bytes] = []
+        self.order: list[str] = []
         self.made = 0
         self.fail_at: dict[int, BaseException] = {}
 
-    def annotation(self, image: UInt8Image) -> Annotation:
+    def begin(self, image: UInt8Image) -> Callable[[], Annotation]:
         if error := self.fail_at.get(len(self.seen)):
             raise error
         self.seen.append(image.tobytes())
+        number = len(self.seen)
+        self.order.append(f"begin {number}")
+
+        def finish() -> Annotation:
+            self.order.append(f"finish {number}")
+            return self.annotation(image)
+
+        return finish
+
+    def annotation(self, image: UInt8Image) -> Annotation:
         labels = (image[..., 0] // 86).astype(np.uint8)
         confidence = image[..., 1].copy()
         small = image[:2, :2, 2]
@@ -616,3 +629,33 @@ def test_a_file_that_can_be_opened_again_is_annotated(
         assert list(job.failures()) == ["z.png"]
     run_all(folder, fake)
     assert_annotated(default_store(folder), drawn)
+
+
+def test_images_are_begun_while_others_are_waited_for(fake: Fake, tmp_path: Path) -> None:
+    """As many as the segmenter allows; records and commits keep the folder's order."""
+    for number in range(4):
+        draw(tmp_path / "images" / f"{number}.png", number)
+    fake.behind = 2
+    reports = list(prepare(tmp_path / "images", CONFIG, tmp_path / "s.zarr", chunk_size=3).run(make=fake.make))
+    assert fake.order == [
+        *("begin 1", "begin 2", "begin 3", "finish 1", "begin 4", "finish 2"),
+        *("finish 3", "finish 4"),
+    ]
+    assert [report.done for report in reports] == [("0.png", "1.png", "2.png"), ("3.png",)]
+
+
+def test_running_out_of_memory_behind_is_recorded_too(fake: Fake, tmp_path: Path) -> None:
+    for number in range(3):
+        draw(tmp_path / "images" / f"{number}.png", number)
+    fake.behind = 1
+    whole = fake.annotation
+
+    def annotation(image: UInt8Image) -> Annotation:
+        if fake.order[-1] == "finish 2":
+            raise MemoryError
+        return whole(image)
+
+    fake.annotation = annotation  # type: ignore[method-assign]
+    (report,) = prepare(tmp_path / "images", CONFIG, tmp_path / "s.zarr").run(make=fake.make)
+    assert report.done == ("0.png", "2.png")
+    assert report.failed == (("1.png", "out of memory"),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,10 @@ class Painted:
     def __init__(self, classes: int) -> None:
         self.dtype = np.uint8 if classes < 255 else np.uint16
 
-    def annotation(self, image: UInt8Image) -> Annotation:
-        return Annotation(image[..., 0].astype(self.dtype), image[..., 1].copy(), None, None, image.shape[:2])
+    behind = 0
+
+    def begin(self, image: UInt8Image) -> Callable[[], Annotation]:
+        return lambda: Annotation(image[..., 0].astype(self.dtype), image[..., 1].copy(), None, None, image.shape[:2])
 
 
 def annotated(

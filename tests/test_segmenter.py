@@ -402,3 +402,15 @@ def test_a_window_stage_needs_window_pixels(tiny: dict[str, Any], write_model: C
     segmenter = made(tiny, tiling__window=0)
     with pytest.raises(StackError, match="two-step"):
         Segmenter(segmenter.clip, segmenter.bank, Stack((Window(),)), segmenter.config)
+
+
+def test_begun_annotations_are_the_same(tiny: dict[str, Any]) -> None:
+    segmenter = made(
+        tiny, stages=["csa", {"use": "crf", "bilateral_weight": 3.0}], text__vocabulary="classes:cat, dog, sky"
+    )
+    waiting = [segmenter.begin(IMAGE), segmenter.begin(IMAGE[::-1].copy())]
+    for begun, image in zip(waiting, (IMAGE, IMAGE[::-1].copy()), strict=True):
+        annotation, expected = begun(), segmenter.annotation(image)
+        assert np.array_equal(annotation.labels, expected.labels)
+        assert np.array_equal(annotation.confidence, expected.confidence)
+        assert np.array_equal(annotation.probabilities, expected.probabilities)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ovlabel.errors import ConfigError, unknown
 from ovlabel.ops import enlarge, resize
+from ovlabel.stages import _field
 from ovlabel.types import ImageContext, UInt8Image
 
 _BACKENDS = ("auto", "pydensecrf", "bilateral")
 _LEAST = 1e-5  # of a probability, before its logarithm
+_WAITING = 2**27  # probabilities that may wait for another process; more are done at once
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,18 @@ class Crf:
 
     def probabilities(self, probabilities: Tensor, context: ImageContext) -> Tensor:
         """c h w → the posterior in the same shape, in place."""
+        return self._run(probabilities, context, apart=False)()
+
+    @property
+    def behind(self) -> int:
+        """How many images may wait for their field: as many as there are processes."""
+        return _field.count() if self.backend == "pydensecrf" else 0
+
+    def begin(self, probabilities: Tensor, context: ImageContext) -> Callable[[], Tensor]:
+        """The same in a process of its own, where pydensecrf does it; the call waits for it."""
+        return self._run(probabilities, context, apart=probabilities.numel() <= _WAITING)
+
+    def _run(self, probabilities: Tensor, context: ImageContext, *, apart: bool) -> Callable[[], Tensor]:
         kept, rest = _rivals(probabilities) if self.prune else (torch.arange(len(probabilities)), None)
         kept = kept.to(probabilities.device)
         asked = probabilities[kept] if rest is None else torch.cat([probabilities[kept], rest[None]])
@@ -75,53 +90,41 @@ class Crf:
         if size != full:
             asked = F.interpolate(asked[None], size, mode="bilinear", antialias=True)[0]
         shrink = size[0] / context.image.shape[0]
-        image = resize(context.image, size)
+        kernels = (
+            (self.gaussian_width * shrink, 0.0, self.gaussian_weight),
+            (self.bilateral_width * shrink, self.bilateral_colour, self.bilateral_weight),
+        )
+        image, least = resize(context.image, size), asked.float().clamp(_LEAST, 1)
         if self.backend == "pydensecrf":
-            found = torch.from_numpy(self._permutohedral(asked.cpu().numpy(), image, shrink, pull))
-            found = found.to(probabilities)
+            energy = -np.log(least.cpu().numpy())
+            request = (energy, image, tuple(kernel for kernel in kernels if kernel[2]), pull, self.iterations)
+            found: Callable[[], object] = _field.begin(*request) if apart else partial(_field.infer, *request)
         else:
-            found = self._grid(asked, image, shrink, torch.from_numpy(pull).to(asked)[:, None, None])
-        found = enlarge(found[None], full)[0]
-        if rest is None:
-            return found
-        probabilities *= found[-1] / rest.clamp_min(_LEAST)  # the others share what the rest has become
-        probabilities[kept] = found[:-1]
-        return probabilities
+            found = partial(self._grid, -least.log(), image, kernels, torch.from_numpy(pull).to(least)[:, None, None])
 
-    def _permutohedral(
-        self, probabilities: npt.NDArray[np.float32], image: UInt8Image, shrink: float, pull: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float32]:
-        from pydensecrf.densecrf import DenseCRF2D
+        def refined() -> Tensor:
+            posterior = enlarge(torch.as_tensor(found()).to(probabilities)[None], full)[0]
+            if rest is None:
+                return posterior
+            probabilities.mul_(posterior[-1] / rest.clamp_min(_LEAST))  # the others share what the rest has become
+            probabilities[kept] = posterior[:-1]
+            return probabilities
 
-        labels, height, width = probabilities.shape
-        field = DenseCRF2D(width, height, labels)
-        unary = -np.log(np.clip(probabilities, _LEAST, 1)).reshape(labels, -1)
-        field.setUnaryEnergy(np.ascontiguousarray(unary, np.float32))
-        if self.gaussian_weight:
-            field.addPairwiseGaussian(sxy=self.gaussian_width * shrink, compat=-self.gaussian_weight * pull)
-        if self.bilateral_weight:
-            field.addPairwiseBilateral(
-                sxy=self.bilateral_width * shrink,
-                srgb=self.bilateral_colour,
-                rgbim=np.array(image, order="C"),  # a copy: the library takes no read-only arrays
-                compat=-self.bilateral_weight * pull,
-            )
-        posterior = np.array(field.inference(self.iterations), np.float32)
-        return posterior.reshape(labels, height, width)
+        return refined
 
-    def _grid(self, probabilities: Tensor, image: UInt8Image, shrink: float, pull: Tensor) -> Tensor:
-        costs = probabilities.float().clamp(_LEAST, 1).log()
-        near = _Gaussian(probabilities, self.gaussian_width * shrink)
-        alike = _BilateralGrid(probabilities, image, self.bilateral_width * shrink, self.bilateral_colour)
-        posterior = costs.softmax(0)
+    def _grid(self, energy: Tensor, image: UInt8Image, kernels: tuple[_field.Kernel, ...], pull: Tensor) -> Tensor:
+        filters = [
+            (weight, _BilateralGrid(energy, image, width, colour) if colour else _Gaussian(energy, width))
+            for width, colour, weight in kernels
+            if weight
+        ]
+        posterior = (-energy).softmax(0)
         for _ in range(self.iterations):
-            pulled = costs.clone()
-            if self.gaussian_weight:
-                pulled += self.gaussian_weight * pull * near(posterior)
-            if self.bilateral_weight:
-                pulled += self.bilateral_weight * pull * alike(posterior)
+            pulled = -energy
+            for weight, near in filters:
+                pulled += weight * pull * near(posterior)
             posterior = pulled.softmax(0)
-        return posterior.to(probabilities.dtype)
+        return posterior
 
 
 def _rivals(probabilities: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from ovlabel.errors import ConfigError
+from ovlabel.stack import Stack
+from ovlabel.stages import _field
 from ovlabel.stages.closing import Closing
 from ovlabel.stages.correlate import Correlate
 from ovlabel.stages.crf import Crf
@@ -223,3 +225,65 @@ def test_the_backend_is_chosen_openly(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_values_without_a_meaning_are_refused(make: Callable[[], object]) -> None:
     with pytest.raises(ConfigError):
         make()
+
+
+def asked() -> tuple[np.ndarray, np.ndarray, tuple[tuple[float, float, float], ...], np.ndarray, int]:
+    random = np.random.default_rng(0)
+    energy = random.random((3, 20, 30)).astype(np.float32)
+    picture = random.integers(0, 255, (20, 30, 3)).astype(np.uint8)
+    return energy, picture, ((3.0, 0.0, 3.0), (10.0, 13.0, 4.0)), np.ones(3, np.float32), 3
+
+
+def test_a_process_of_its_own_gives_the_same_field() -> None:
+    first, second = asked(), asked()
+    second[0][:] = second[0][::-1].copy()
+    expected = [_field.infer(*request) for request in (first, second)]
+    answers = [_field.begin(*request) for request in (first, second)]  # more than there may be processes
+    for answer, field in reversed(list(zip(answers, expected, strict=True))):
+        assert np.array_equal(answer(), field)
+
+
+def test_a_process_that_was_killed_is_made_up_for(caplog: pytest.LogCaptureFixture) -> None:
+    worker = _field._Worker()
+    request = asked()
+    assert np.array_equal(worker.ask(request)(), _field.infer(*request))
+    assert worker._process is not None
+    worker._process.kill()
+    worker._process.wait()
+    assert np.array_equal(worker.ask(request)(), _field.infer(*request))
+    assert "ended unexpectedly" in caplog.text
+    assert worker.idle
+    assert np.array_equal(worker.ask(request)(), _field.infer(*request))  # with a new process
+    worker._stop()
+
+
+def test_the_process_ends_when_nobody_asks_any_more() -> None:
+    worker = _field._Worker()
+    worker.ask(asked())()
+    process = worker._process
+    assert process is not None
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(10) == 0
+    worker._stop()
+
+
+def test_begin_gives_what_the_stage_gives(image: ImageContext) -> None:
+    p = torch.nn.functional.interpolate(drawn(1, 6, 4, 5).float() * 3, (40, 60), mode="bilinear")[0].softmax(0)
+    stage = Crf(bilateral_weight=3.0)
+    at_once = stage.probabilities(p.clone(), image)
+    assert torch.equal(stage.begin(p.clone(), image)(), at_once)
+    stack = Stack((stage, Crf2()))
+    assert stack.behind >= 1
+    answer = stack.begin("probabilities", p.clone(), image)
+    assert torch.equal(answer(), at_once * 0.5)
+    assert Stack((Pamr(),)).behind == 0
+
+
+class Crf2:
+    """A later stage at the same level."""
+
+    replaces = frozenset[str]()
+
+    def probabilities(self, probabilities: torch.Tensor, context: ImageContext) -> torch.Tensor:
+        return probabilities * 0.5
