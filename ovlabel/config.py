@@ -69,7 +69,10 @@ class TilingConfig:
     enlarge: Literal["two-step", "direct"] = "two-step"
     stitch: Literal["similarity", "features"] = "similarity"
     scales: tuple[float, ...] = (1.0,)
-    views: tuple[Literal["identity", "hflip", "vflip"], ...] = ("identity",)
+    scale_weights: tuple[float, ...] = ()  # equal
+    views: tuple[Literal["identity", "hflip", "vflip", "grey", "blur"], ...] = ("identity",)
+    view_weights: tuple[float, ...] = ()  # equal
+    combine: Literal["mean", "vote"] = "mean"
 
 
 @dataclass(frozen=True)
@@ -330,6 +333,8 @@ def _check_values(config: Config) -> None:
             "one number or more between 0 and 16, as [1.0, 1.5]",
         ),
         ("tiling.views", bool(tiling.views), "one view or more"),
+        ("tiling.scale_weights", _weighs(tiling.scale_weights, tiling.scales), "one number above 0 for every scale"),
+        ("tiling.view_weights", _weighs(tiling.view_weights, tiling.views), "one number above 0 for every view"),
         ("text.logit_scale", 0 < config.text.logit_scale < float("inf"), "positive and finite"),
         ("labels.probability_threshold", 0 <= labels.probability_threshold <= 1, "between 0 and 1"),
         ("labels.area_threshold", 0 <= labels.area_threshold <= 1, "between 0 and 1"),
@@ -348,3 +353,7 @@ def _check_values(config: Config) -> None:
         raise ConfigError('tiling.enlarge = "direct" stretches the whole grid: it needs tiling.pad = "none"')
     if tiling.enlarge == "direct" and tiling.window == 0 and tiling.stitch == "features":
         raise ConfigError('tiling.stitch = "features" lays its own grid: it needs tiling.enlarge = "two-step"')
+
+
+def _weighs(weights: tuple[float, ...], what: tuple[Any, ...]) -> bool:
+    return not weights or (len(weights) == len(what) and all(0 < weight < float("inf") for weight in weights))

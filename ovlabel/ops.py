@@ -50,6 +50,11 @@ def scaled_scores(queries: Tensor, keys: Tensor) -> Tensor:
     return scores
 
 
+def layer_at(layer: int, depth: int) -> int:
+    """Where a layer of a model of twelve stands in one of another depth: at the same share of it, from 1."""
+    return max(1, round(layer * depth / 12))
+
+
 def resize(image: UInt8Image, size: tuple[int, int]) -> UInt8Image:
     """uint8 H W 3 → uint8 at (height, width) `size`: bilinear, half-pixel centres, no antialiasing.
 

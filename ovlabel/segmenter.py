@@ -35,9 +35,19 @@ from ovlabel.types import (
     UInt8Image,
     WindowContext,
 )
-from ovlabel.windows import Canvas, GridCanvas, cut, enlarge_window, tile, working_size
+from ovlabel.windows import (
+    Canvas,
+    GridCanvas,
+    cut,
+    enlarge_window,
+    flipped_padding,
+    seen,
+    tile,
+    turned,
+    working_size,
+)
 
-_FLIPS = {"identity": (), "hflip": (-1,), "vflip": (-2,)}
+_TIE = 1e-3  # what the mean cosines weigh beside votes
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +69,11 @@ class _Untraced:
         raise StackError('a stage asks for the layers of a window, which tiling.stitch = "features" has left behind')
 
     tokens = qkv = attention = _refuse
+
+    @property
+    def unedited(self) -> NoReturn:
+        """None either."""
+        self._refuse(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +112,7 @@ class Segmenter:
             )
         wide = torch.float64 if clip.dtype == torch.float64 else torch.float32
         self.text = torch.from_numpy(self.bank.embeddings).to(clip.device, wide)
+        self.class_of = torch.from_numpy(self.bank.class_of).to(clip.device, torch.int64)
 
     def __call__(self, image: UInt8Image) -> Prediction:
         """Labels, confidence and probabilities of a uint8 H W 3 RGB image. Raises ValueError for another shape."""
@@ -211,55 +227,70 @@ class Segmenter:
     def logits(self, pyramid: Sequence[Tensor], target: tuple[int, int]) -> Tensor:
         """Mean cosines q h w at `target` size over scales and views, before any edit.
 
+        With `tiling.combine = "vote"` each scale and view votes for its best query instead; see `_voted`.
+
         Args:
             pyramid: 3 H W normalised, the image at each of `tiling.scales`.
         """
+        tiling = self.config.tiling
         total: Tensor | None = None
-        for pixels in pyramid:
-            for view in self.config.tiling.views:
-                flips = _FLIPS[view]
-                maps = self._view(pixels.flip(flips) if flips else pixels, target)
-                maps = maps.flip(flips) if flips else maps
+        votes: Tensor | None = None
+        weights = []
+        for pixels, more in zip(pyramid, tiling.scale_weights or (1.0,) * len(pyramid), strict=True):
+            for view, own in zip(tiling.views, tiling.view_weights or (1.0,) * len(tiling.views), strict=True):
+                maps = self._view(pixels, view, target)
+                weights.append(more * own)
+                if tiling.combine == "vote":
+                    votes = torch.zeros_like(maps) if votes is None else votes
+                    votes.scatter_add_(0, maps.argmax(0, keepdim=True), torch.full_like(maps[:1], weights[-1]))
+                maps = maps if weights[-1] == 1 else maps.mul_(weights[-1])
                 total = maps if total is None else total.add_(maps)
         if total is None:
             raise ValueError("an image at one scale or more is needed")
-        count = len(pyramid) * len(self.config.tiling.views)
-        return total if count == 1 else total.div_(count)
+        mean = total if sum(weights) == 1 else total.div_(sum(weights))
+        return mean if votes is None else self._voted(mean, votes.div_(sum(weights)))
+
+    def _voted(self, mean: Tensor, votes: Tensor) -> Tensor:
+        """Votes q h w (shares) → logits whose softmax are the votes; where they are equal, the mean cosines decide."""
+        scale = self.config.text.logit_scale
+        shares = (1 - _TIE) * votes + _TIE * (scale * mean).softmax(0)
+        return shares.clamp_min_(1e-12).log_().div_(scale)
 
     def _scaled(self, working: tuple[int, int], scale: float) -> tuple[int, int]:
         """The working size at another of `tiling.scales`."""
         return max(round(working[0] * scale), self.clip.patch), max(round(working[1] * scale), self.clip.patch)
 
-    def _view(self, pixels: Tensor, target: tuple[int, int]) -> Tensor:
+    def _view(self, pixels: Tensor, view: str, target: tuple[int, int]) -> Tensor:
         """One view at one scale: q h w cosines at `target` size."""
         size = (pixels.shape[-2], pixels.shape[-1])
         boxes = tile(size, self.config.tiling.window, self.config.tiling.stride)
         if self.config.tiling.stitch == "features":
-            return self._stitch_features(pixels, boxes, target)
+            return self._stitch_features(pixels, boxes, view, target)
         canvas: Canvas | None = None
-        for part in self.features(pixels, boxes):
+        for part in self.features(pixels, boxes, view):
             part = self._similarity(self._edit_features(part))
             if self._direct:
-                return enlarge(part.maps, target)[0]
+                return turned(enlarge(part.maps, target)[0], view)
             for maps, box in self._window_maps(part):
                 canvas = canvas or Canvas(len(maps), size, maps)
-                canvas.add(maps, box)
+                canvas.add(turned(maps, view), box)
         return enlarge(_filled(canvas).mean()[None], target)[0]
 
-    def _stitch_features(self, pixels: Tensor, boxes: tuple[Box, ...], target: tuple[int, int]) -> Tensor:
+    def _stitch_features(self, pixels: Tensor, boxes: tuple[Box, ...], view: str, target: tuple[int, int]) -> Tensor:
         """`tiling.stitch = "features"`: average unit features on one patch grid, then finish the image as a whole."""
         size, patch = (pixels.shape[-2], pixels.shape[-1]), self.clip.patch
         canvas: GridCanvas | None = None
-        for part in self.features(pixels, boxes):
-            unit = normalise(part.maps, 1)
-            canvas = canvas or GridCanvas(unit.shape[1], size, patch, unit)
-            for features, box in zip(unit, part.context.boxes, strict=True):
-                canvas.add(features, box, _covered(box, part.context.padding))
+        for part in self.features(pixels, boxes, view):
+            canvas = canvas or GridCanvas(part.maps.shape[1], size, patch, part.maps)
+            padding = flipped_padding(part.context.padding, view)
+            for one, box in zip(part.maps, part.context.boxes, strict=True):
+                canvas.add(normalise(turned(one, view), 0), box, _covered(box, padding))
         stitched = _filled(canvas).mean()[None]
         padding = (0, -size[1] % patch, 0, -size[0] % patch)
         context = WindowContext(
             pixels=F.pad(pixels, padding)[None],
             text=self.text,
+            class_of=self.class_of,
             logit_scale=self.config.text.logit_scale,
             trace=_Untraced((stitched.shape[-2], stitched.shape[-1])),
             boxes=(Box(0, 0, *size),),
@@ -269,14 +300,17 @@ class Segmenter:
         maps, _ = next(self._window_maps(part))
         return enlarge(maps[None], target)[0]
 
-    def features(self, pixels: Tensor, boxes: tuple[Box, ...]) -> Iterator[Part]:
-        """Batches of windows through the encoder: b e h w, not yet edited at `features`."""
+    def features(self, pixels: Tensor, boxes: tuple[Box, ...], view: str = "identity") -> Iterator[Part]:
+        """Batches of windows, as a view shows them, through the encoder: b e h w, not yet edited at `features`."""
         for start in range(0, len(boxes), self.batch_size):
             batch = boxes[start : start + self.batch_size]
             padding = self._padding(batch[0])
-            windows = F.pad(cut(pixels, batch), padding) if any(padding) else cut(pixels, batch)
+            windows = seen(F.pad(cut(pixels, batch), padding) if any(padding) else cut(pixels, batch), view)
+            padding = flipped_padding(padding, view)
             trace = self.clip.trace(windows)
-            context = WindowContext(windows, self.text, self.config.text.logit_scale, trace, batch, padding)
+            context = WindowContext(
+                windows, self.text, self.class_of, self.config.text.logit_scale, trace, batch, padding
+            )
             if self.stack.acts_at("tokens"):
                 tokens = self.stack.edit("tokens", trace.tokens(trace.layers), context)
                 trace = trace.edited(tokens)

@@ -144,6 +144,10 @@ class Trace(Protocol):
     grid: tuple[int, int]
     layers: int
 
+    @property
+    def unedited(self) -> Trace:
+        """The trace as the encoder made it, before the level `tokens`."""
+
     def tokens(self, layer: int) -> Tensor:
         """b n width entering block `layer`: the output of block `layer` − 1."""
 
@@ -161,7 +165,7 @@ class WindowContext:
     Attributes:
         pixels: b 3 H W, normalised with the model's constants, as the encoder saw them, padding included.
         padding: zeros at the (left, right, top, bottom) of every window; maps cover them too, up to the level `window`.
-        text: q e unit vectors, float32. logit_scale: the softmax multiplier.
+        text: q e unit vectors, float32. class_of: int64 q, each query's class. logit_scale: the softmax multiplier.
         trace: the layers of this batch; its last layer holds the tokens as the level `tokens` left them. After
             `tiling.stitch = "features"` there is one map of the whole image and no trace: asking it raises StackError.
         cls: b e, the [CLS] token behind the stack's last block; None before the level `features`, and without a trace.
@@ -174,6 +178,7 @@ class WindowContext:
 
     pixels: Tensor
     text: Tensor
+    class_of: Tensor
     logit_scale: float
     trace: Trace
     boxes: tuple[Box, ...]

@@ -116,3 +116,41 @@ def enlarge_window(maps: Tensor, box: Box, padding: tuple[int, int, int, int], s
     """
     left, _, top, _ = padding
     return enlarge(maps, size)[..., top : top + box.height, left : left + box.width]
+
+
+_FLIPS = {"hflip": (-1,), "vflip": (-2,)}
+_GREY = (0.2989, 0.587, 0.114)
+_TAPS, _WIDTH = 11, 5.0  # of the blur, in pixels
+
+
+def seen(windows: Tensor, view: str) -> Tensor:
+    """b 3 H W windows as a view shows them: flipped, in grey, or blurred (11 taps of a Gaussian of width 5, mirrored).
+
+    Grey and blur act on normalised values, as ITACLIP's (Aydın et al., CVPR-W 2025, sec. 3.3).
+    """
+    if view in _FLIPS:
+        return windows.flip(_FLIPS[view])
+    if view == "grey":
+        shares = torch.tensor(_GREY, dtype=windows.dtype, device=windows.device)
+        return torch.einsum("c,bchw->bhw", shares, windows)[:, None].expand(windows.shape)
+    if view == "blur":
+        place = torch.arange(_TAPS, dtype=windows.dtype, device=windows.device) - _TAPS // 2
+        taps = torch.exp(-(place**2) / (2 * _WIDTH**2))
+        taps = (taps / taps.sum())[None, None]
+        half = _TAPS // 2
+        mode = "reflect" if min(windows.shape[-2:]) > half else "replicate"
+        planes = torch.nn.functional.pad(windows.flatten(0, 1)[:, None], (half,) * 4, mode=mode)
+        planes = torch.nn.functional.conv2d(planes, taps[..., None])
+        return torch.nn.functional.conv2d(planes, taps[..., None, :]).reshape(windows.shape)
+    return windows
+
+
+def turned(maps: Tensor, view: str) -> Tensor:
+    """Maps … H W of a view, turned back."""
+    return maps.flip(_FLIPS[view]) if view in _FLIPS else maps
+
+
+def flipped_padding(padding: tuple[int, int, int, int], view: str) -> tuple[int, int, int, int]:
+    """(left, right, top, bottom) where it lies after a flip, or before it."""
+    left, right, top, bottom = padding
+    return {"hflip": (right, left, top, bottom), "vflip": (left, right, bottom, top)}.get(view, padding)

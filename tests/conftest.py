@@ -111,6 +111,14 @@ def golden_model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"encoder.model": str(folder / "model.json"), "encoder.weights": str(folder / "weights.safetensors")}
 
 
+@pytest.fixture(scope="session")
+def golden_model_exact(golden_model: dict[str, Any]) -> dict[str, Any]:
+    """The same with CLIP's own constants, which CLIPtrase's vectors were made with."""
+    path = Path(golden_model["encoder.model"]).with_name("exact.json")
+    path.write_text(json.dumps(GOLDEN_MODEL))
+    return {**golden_model, "encoder.model": str(path)}
+
+
 @pytest.fixture
 def photographs(tmp_path: Path) -> Iterator[Path]:
     """A folder of six small drawn images in two folders."""

@@ -149,6 +149,94 @@ def test_resclip_mean_attention(golden: Callable[[str], Arrays], golden_model: d
     assert np.abs(mean[0].numpy() - arrays["rcs_mean_attention"]).max() <= 1e-5
 
 
+@pytest.mark.parametrize("file", ["scclip_feat_160", "scclip_feat_224"])
+def test_scclip(file: str, golden: Callable[[str], Arrays], golden_model: dict[str, Any]) -> None:
+    """Outliers, likeness of the repaired middle layer, features, cosines."""
+    from ovlabel.stages.calibrate import Calibrate, outlier_factor
+
+    arrays = golden(file)
+    factor = outlier_factor(torch.from_numpy(arrays["lof_input"])[None])
+    assert np.abs(factor[0].numpy() - arrays["lof_score"]).max() <= 1e-4
+    bad = (factor > torch.quantile(factor, 0.95))[0].nonzero().flatten()
+    assert bad.tolist() == sorted(arrays["outlier_idx"].tolist())
+    made = segmenter(golden_model, arrays, "scclip", tiling__window=0)
+    tokens, cosines = whole_features(made, arrays["image"])
+    assert np.abs(tokens[1:] - arrays["features"]).max() <= FEATURES
+    assert np.abs(cosines - arrays["cosine"]).max() <= COSINES
+    with torch.inference_mode():
+        trace = made.clip.trace(made.clip.pixels(torch.from_numpy(arrays["image"]).permute(2, 0, 1))[None])
+        assert np.abs(Calibrate()._likeness(trace)[0].numpy() - arrays["mid_simi"]).max() <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("array", "stages"),
+    [("features", ["csa", "layer_mean"]), ("features_qkattn", [{"use": "layer_mean", "kind": "plain"}])],
+)
+def test_itaclip_features(
+    array: str, stages: list[Any], golden: Callable[[str], Arrays], golden_model: dict[str, Any]
+) -> None:
+    arrays = golden("itaclip_feat_224")
+    made = segmenter(golden_model, arrays, "itaclip", tiling__window=0, stages=stages)
+    tokens, _ = whole_features(made, arrays["image"])
+    assert np.abs(tokens - arrays[array]).max() <= FEATURES
+
+
+def test_itaclip_views(golden: Callable[[str], Arrays], golden_model: dict[str, Any]) -> None:
+    from ovlabel.windows import seen
+
+    arrays = golden("itaclip_feat_224")
+    made = segmenter(golden_model, arrays, "itaclip", tiling__window=0)
+    with torch.inference_mode():
+        pixels = made.clip.pixels(torch.from_numpy(arrays["image"]).permute(2, 0, 1))
+        grey, blurred = seen(pixels[None], "grey")[0], seen(pixels[None], "blur")[0]
+        assert np.abs(grey[0, ::4, ::4].numpy() - arrays["gray_sub4"]).max() <= 1e-5
+        assert np.abs(blurred[:, ::4, ::4].numpy() - arrays["blur_sub4"]).max() <= 1e-5
+        for name, share in (("plain", 1.0), ("engineered_0.75", 0.75), ("engineered_0.4", 0.4)):
+            weights = [share / 3] * 3 + [(1 - share) / 2] * 2
+            keys = {"tiling__view_weights": weights}
+            if share == 1:
+                keys = {"tiling__views": "identity", "tiling__view_weights": []}
+            own = segmenter(golden_model, arrays, "itaclip", tiling__window=0, **keys)
+            logits = own.logits([pixels], (224, 224)).numpy()
+            assert np.abs(logits[:, ::4, ::4] - arrays[f"logits_{name}_sub4"]).max() <= COSINES
+
+
+CLIPTRASE = ["cliptrase_224", "cliptrase_224_noclusters", "cliptrase_224_voc20", "cliptrase_336_bg"]
+
+
+@pytest.mark.parametrize("file", CLIPTRASE)
+def test_cliptrase(file: str, golden: Callable[[str], Arrays], golden_model_exact: dict[str, Any]) -> None:
+    """Features, correlations, clusters, regions, and the labels after the vote, on the authors' own crop."""
+    from ovlabel.stages.cliptrase import cluster, correlations, denoised, region_map
+
+    arrays = golden(file)
+    size, radius, neighbours, classes, background, scale = arrays["hp"].tolist()
+    stage = {"use": "cliptrase", "radius": radius, "neighbours": int(neighbours), "presence": file.endswith("voc20")}
+    keys = {"stages": [stage], "encoder.last_block": "full", "tiling.window": 0, "tiling.short_side": int(size)}
+    class_of = np.minimum(np.arange(9), int(classes)) if background else np.arange(9)
+    names = tuple(f"class {i}" for i in range(class_of.max() + 1))
+    bank = TextBank(arrays["T"], class_of, names, ("thing",) * len(names))
+    config = load_config("plain", {**golden_model_exact, **keys, "tiling.pad": "none", "text.logit_scale": scale})
+    made = build(config, text=bank)
+    tokens, cosines = whole_features(made, arrays["crop"])
+    assert np.abs(tokens - arrays["features"]).max() <= FEATURES
+    with torch.inference_mode():
+        trace = made.clip.trace(made.clip.pixels(torch.from_numpy(arrays["crop"]).permute(2, 0, 1))[None])
+        rows = denoised(correlations(trace))[0]
+        if "W" in arrays:
+            assert np.abs(correlations(trace)[0].numpy() - arrays["W"]).max() <= 1e-5
+        assert np.abs(rows.numpy() - arrays["W_denoised"]).max() <= 1e-5
+        assert np.array_equal(cluster(rows, radius, int(neighbours)).numpy(), arrays["dbscan"])
+        regions = region_map(rows, radius, int(neighbours), trace.grid, arrays["labels"].shape)
+        assert (regions is None) == ("region_map" not in arrays)
+        if regions is not None:
+            assert np.array_equal(regions.numpy(), arrays["region_map"])
+        maps = torch.from_numpy(cosines)[None]
+        up = torch.nn.functional.interpolate(maps, arrays["labels"].shape, mode="bilinear")[0]
+    assert np.abs(scale * up[:, ::4, ::4].numpy() - arrays["logits_sub4"]).max() <= 100 * COSINES
+    assert np.array_equal(made(arrays["crop"]).labels, arrays["labels"])
+
+
 def test_csa_attention_rows_sum_to_two(golden: Callable[[str], Arrays], golden_model: dict[str, Any]) -> None:
     arrays = golden("sclip_feat_224")
     made = segmenter(golden_model, arrays, "sclip")
@@ -224,6 +312,15 @@ LABEL_CASES = [
         {"tiling__window": 0, "labels__probability_threshold": 0.3, **resclip("resclip", "voc20", "both")},
     ),
     ("resclip_predict", "slide_stuff_sclipbase", "resclip", resclip("sclip", "stuff", "both")),
+    ("scclip_predict", "slide", "scclip", {}),
+    (
+        "scclip_predict",
+        "slide_thd0.35_area0.1",
+        "scclip",
+        {"labels__probability_threshold": 0.35, "labels__area_threshold": 0.1},
+    ),
+    ("itaclip_predict", "slide_eng", "itaclip", {"stages": ["csa", "layer_mean", "closing"]}),
+    ("itaclip_predict", "slide_eng_pamr10_chunk", "itaclip", {"labels__probability_threshold": 0.3}),
     ("sclip_predict", "pamr10", "sclip", {"stages": [{"use": "csa"}, {"use": "pamr"}]}),
     ("whole_odd", "SCLIP", "sclip", {"tiling__short_side": 250, "tiling__window": 0}),
     (

@@ -33,9 +33,9 @@ def stages() -> None:
         cls = stage_class(name)
         levels = levels_of(cls)
         module = (sys.modules[cls.__module__].__doc__ or "").strip().splitlines()[0]
-        print(f"{name:<12} {', '.join(levels):<12} {module}")
+        print(f"{name:<12} {', '.join(levels):<14} {module}")
         for field in dataclasses.fields(cls):
-            print(f"{'':<25} {name}.{field.name} = {field.default!r}")
+            print(f"{'':<27} {name}.{field.name} = {field.default!r}")
 
 
 def presets(

@@ -8,9 +8,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from ovlabel.errors import ConfigError
+from ovlabel.ops import layer_at
 from ovlabel.types import Trace, WindowContext
 
-_DEPTH, _MIDDLE = 12, (6, 7, 8, 9)
+_MIDDLE = (6, 7, 8, 9)  # of twelve
 
 
 @dataclass(frozen=True)
@@ -48,4 +49,4 @@ class Rcs:
             if min(self.layers) < 1 or max(self.layers) > trace.layers:
                 raise ConfigError(f"rcs.layers = {list(self.layers)}: the model has layers 1 … {trace.layers}")
             return self.layers
-        return tuple(round(layer * trace.layers / _DEPTH) for layer in _MIDDLE)
+        return tuple(layer_at(layer, trace.layers) for layer in _MIDDLE)

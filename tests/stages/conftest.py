@@ -51,7 +51,7 @@ def context(clip: Clip) -> WindowContext:
     text = torch.nn.functional.normalize(drawn(4, 16, seed=1), dim=1)
     boxes = (Box(0, 0, 48, 80), Box(16, 0, 48, 80))
     with torch.inference_mode():
-        return with_preview(WindowContext(pixels, text, 40.0, clip.trace(pixels), boxes))
+        return with_preview(WindowContext(pixels, text, torch.arange(4), 40.0, clip.trace(pixels), boxes))
 
 
 @pytest.fixture
