@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
 from ovlabel.cache import file_sha256
@@ -16,7 +17,7 @@ from ovlabel.segmenter import Segmenter
 from ovlabel.stack import Stack, make_stage, name_of
 from ovlabel.text import text_bank
 from ovlabel.types import TextBank
-from ovlabel.vocabulary import load_templates, load_vocabulary, make_queries
+from ovlabel.vocabulary import load_descriptions, load_templates, load_vocabulary, make_queries
 
 log = logging.getLogger("ovlabel")
 
@@ -74,12 +75,13 @@ def resolved(config: Config, segmenter: Segmenter, *, own_text: bool = False) ->
         least = None if thresholds is None else thresholds.tolist()
     else:
         vocabulary = load_vocabulary(config.text.vocabulary)
-        queries = make_queries(vocabulary, load_templates(config.text.templates))
+        said = load_descriptions(Path(config.text.descriptions), vocabulary) if config.text.descriptions else {}
+        queries = make_queries(vocabulary, load_templates(config.text.templates), said)
         asked = [[query.class_index, query.prompts] for query in queries]
         names, background = tuple(entry.name for entry in vocabulary.classes), vocabulary.background
         least = [entry.threshold for entry in vocabulary.classes]
     text["vocabulary"] = {"classes": list(names), "background": background, "thresholds": least}
-    del text["templates"]  # what is asked counts, not the name of the file that words it
+    del text["templates"], text["descriptions"]  # what is asked counts, not the name of the file that words it
     text["prompts"] = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     values["stages"] = [_described(stage) for stage in segmenter.stack]
     plain: dict[str, Any] = json.loads(json.dumps(values))

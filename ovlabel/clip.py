@@ -63,6 +63,7 @@ class Trace:
         self._clip, self._inputs = clip, inputs
         self._qkv: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self._attention: dict[int, Tensor] = {}
+        self._image: Tensor | None = None
         self.unedited: Trace = self
 
     def tokens(self, layer: int) -> Tensor:
@@ -81,6 +82,23 @@ class Trace:
             queries, keys, _ = self.qkv(layer)
             self._attention[layer] = scaled_scores(queries, keys).softmax(-1)
         return self._attention[layer]
+
+    def attended(self, layer: int, attention: Tensor) -> Tensor:
+        """b n width: what block `layer` adds under another attention, b heads n n (or b 1 n n for all heads)."""
+        return self._clip.attended(layer, self.qkv(layer)[2], attention)
+
+    def image(self) -> Tensor:
+        """b e: CLIP's own image embedding, behind its whole last block, not normalised."""
+        if self._image is None:
+            self._image = self._clip.image(self.unedited.tokens(self.layers))
+        return self._image
+
+    def read_regions(self, masks: Tensor) -> Tensor:
+        """bool b r h·w → b r e: what a class token reads that sees only a region's patches and itself.
+
+        A copy of the class token goes through every block against the tokens that entered it; patches never see it.
+        """
+        return self._clip.read_regions(self.unedited, masks)
 
     def edited(self, tokens: Tensor) -> Trace:
         """The same trace with other tokens entering the last block."""
@@ -182,15 +200,40 @@ class Clip:
         """
         block = self._block(self.layers)
         tokens = trace.tokens(self.layers)
-        values = trace.qkv(self.layers)[2]
-        mixed = (attention.to(values.dtype) @ values).transpose(1, 2).flatten(2)
-        out: Tensor = block.ls_1(block.attn.out_proj(mixed))
+        out = self.attended(self.layers, trace.qkv(self.layers)[2], attention)
         if self._last_block == "attention":
             return out
         out = tokens + out
         if self._last_block == "full":
             out = out + block.ls_2(block.mlp(block.ln_2(out)))
         return out
+
+    def attended(self, layer: int, values: Tensor, attention: Tensor) -> Tensor:
+        """The attention branch of block `layer`: values b heads m d, attention b heads n m → b n width."""
+        block = self._block(layer)
+        mixed = (attention.to(values.dtype) @ values).transpose(1, 2).flatten(2)
+        out: Tensor = block.ls_1(block.attn.out_proj(mixed))
+        return out
+
+    def image(self, tokens: Tensor) -> Tensor:
+        """b n width entering the last block → b e, the class token behind the model's own last block."""
+        return self.project(self._block(self.layers)(tokens)[:, :1])[:, 0]
+
+    def read_regions(self, trace: Trace, masks: Tensor) -> Tensor:
+        """See `Trace.read_regions`."""
+        tokens = trace.tokens(1)[:, :1].expand(-1, masks.shape[1], -1)
+        blocked = ~masks[:, None].to(tokens.device)
+        for layer in range(1, self.layers + 1):
+            queries, keys, values = self.qkv(layer, tokens)
+            _, around, there = self.qkv(layer, trace.tokens(layer)[:, 1:])
+            scores = scaled_scores(queries, around).masked_fill(blocked, float("-inf"))
+            alone = (queries.to(scores.dtype) * keys.to(scores.dtype)).sum(-1, keepdim=True) * queries.shape[-1] ** -0.5
+            attention = torch.cat((scores, alone), -1).softmax(-1).to(values.dtype)
+            block = self._block(layer)
+            mixed = attention[..., :-1] @ there + attention[..., -1:] * values
+            tokens = tokens + block.ls_1(block.attn.out_proj(mixed.transpose(1, 2).flatten(2)))
+            tokens = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+        return self.project(tokens)
 
     def project(self, block: Tensor) -> Tensor:
         """b n width → b n e in the joint space, not normalised, float32 or finer."""

@@ -55,6 +55,10 @@ class TextConfig:
     templates: str = "imagenet80"  # built-in name or file
     logit_scale: float = 40.0
     merge: Literal["max", "mean", "logsumexp"] = "max"
+    descriptions: str = ""  # file of sentences per class, asked beside the names
+    knowledge: int = 0  # ExCEL's enrichment: clusters of all descriptions, in place of asking them; 0: off
+    knowledge_temperature: float = 0.02
+    centring: float = 0.0  # share of the templates' own direction that is taken away, 0 … 1
 
 
 @dataclass(frozen=True)
@@ -335,6 +339,10 @@ def _check_values(config: Config) -> None:
         ("tiling.views", bool(tiling.views), "one view or more"),
         ("tiling.scale_weights", _weighs(tiling.scale_weights, tiling.scales), "one number above 0 for every scale"),
         ("tiling.view_weights", _weighs(tiling.view_weights, tiling.views), "one number above 0 for every view"),
+        ("text.knowledge", config.text.knowledge >= 0, "0 (off) or a number of clusters"),
+        ("text.knowledge", not config.text.knowledge or bool(config.text.descriptions), "0 without text.descriptions"),
+        ("text.knowledge_temperature", config.text.knowledge_temperature > 0, "above 0"),
+        ("text.centring", 0 <= config.text.centring <= 1, "between 0 and 1"),
         ("text.logit_scale", 0 < config.text.logit_scale < float("inf"), "positive and finite"),
         ("labels.probability_threshold", 0 <= labels.probability_threshold <= 1, "between 0 and 1"),
         ("labels.area_threshold", 0 <= labels.area_threshold <= 1, "between 0 and 1"),

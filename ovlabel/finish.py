@@ -71,9 +71,9 @@ def decide(probabilities: Tensor, size: tuple[int, int], bank: TextBank, thresho
         confidence, labels = probabilities.max(0)
     else:
         winners = torch.unique(probabilities.argmax(0))
-        small = probabilities[winners]
         rows = max(1, _BAND_VALUES // (len(winners) * size[1]))
-        bands = [lift_rows(small, size, top, min(top + rows, size[0])).max(0) for top in range(0, size[0], rows)]
+        ends = [(top, min(top + rows, size[0])) for top in range(0, size[0], rows)]
+        bands = [lift_rows(probabilities, winners, size, *end).max(0) for end in ends]
         confidence = torch.cat([band.values for band in bands])
         labels = winners[torch.cat([band.indices for band in bands])]
     return _give_up(labels, confidence, bank, threshold), confidence

@@ -20,7 +20,7 @@ from ovlabel.images import decode, list_images, printable, read_file
 from ovlabel.runs import check_folder, check_run
 from ovlabel.store import Record, Store, create_store, exists, locked, open_store
 from ovlabel.types import Annotation, ChunkReport, ImageItem, TextBank, UInt8Image
-from ovlabel.vocabulary import Vocabulary, VocabularyClass, load_templates, load_vocabulary
+from ovlabel.vocabulary import Vocabulary, VocabularyClass, load_descriptions, load_templates, load_vocabulary
 
 log = logging.getLogger("ovlabel")
 
@@ -276,9 +276,11 @@ def as_written(config: Config, *, own_text: bool = False) -> dict[str, Any]:
     values = config.to_dict()
     values["encoder"].pop("device")
     vocabulary, templates = load_vocabulary(config.text.vocabulary), load_templates(config.text.templates)
-    content = json.dumps([vocabulary.content(), dict(templates.by_kind), templates.adaptive], sort_keys=True)
+    said = load_descriptions(Path(config.text.descriptions), vocabulary) if config.text.descriptions else {}
+    content = json.dumps([vocabulary.content(), dict(templates.by_kind), templates.adaptive, said], sort_keys=True)
     model, weights = (Path(name).expanduser() for name in config.encoder.source)
-    named = (model, weights, weights.parent / "open_clip_config.json")
+    checkpoints = [Path(str(dict(stage.fields).get("checkpoint", ""))) for stage in config.stages]
+    named = (model, weights, weights.parent / "open_clip_config.json", *checkpoints)
     files = {str(path): file_sha256(path) for path in named if path.is_file()}
     return {
         "config": values,

@@ -25,15 +25,15 @@ def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
-def lift_rows(maps: Tensor, size: tuple[int, int], top: int, bottom: int) -> Tensor:
-    """Rows top … bottom−1 of `enlarge(maps, size)`, without the rest: c h w → c (bottom−top) W."""
+def lift_rows(maps: Tensor, chosen: Tensor, size: tuple[int, int], top: int, bottom: int) -> Tensor:
+    """Rows top … bottom−1 of `enlarge(maps[chosen], size)`, without copying the rest: c h w → k (bottom−top) W."""
     height = maps.shape[-2]
     rows = torch.arange(top, bottom, device=maps.device, dtype=torch.float32)
     source = ((rows + 0.5) * (height / size[0]) - 0.5).clamp_min(0)
     low = source.floor().long().clamp_max(height - 1)
     high = (low + 1).clamp_max(height - 1)
     share = (source - low).to(maps.dtype)[:, None]
-    band = maps[:, low] * (1 - share) + maps[:, high] * share
+    band = maps[chosen[:, None], low] * (1 - share) + maps[chosen[:, None], high] * share
     return enlarge(band[None], (bottom - top, size[1]))[0]
 
 

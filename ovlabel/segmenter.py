@@ -65,15 +65,15 @@ class _Untraced:
     grid: tuple[int, int]
     layers: int = 0
 
-    def _refuse(self, _: int) -> NoReturn:
+    def _refuse(self, *_: object) -> NoReturn:
         raise StackError('a stage asks for the layers of a window, which tiling.stitch = "features" has left behind')
 
-    tokens = qkv = attention = _refuse
+    tokens = qkv = attention = attended = image = read_regions = _refuse
 
     @property
     def unedited(self) -> NoReturn:
         """None either."""
-        self._refuse(0)
+        self._refuse()
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,17 +13,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from ovlabel.cache import cache_dir, write_atomic
 from ovlabel.clip import Clip
 from ovlabel.config import TextConfig
+from ovlabel.errors import ConfigError
 from ovlabel.ops import normalise
 from ovlabel.types import TextBank
-from ovlabel.vocabulary import Query, Vocabulary, join_prompts, load_templates, load_vocabulary, make_queries
+from ovlabel.vocabulary import (
+    Query,
+    Vocabulary,
+    join_prompts,
+    load_descriptions,
+    load_templates,
+    load_vocabulary,
+    make_queries,
+)
 
 _BATCH = 256
 _SAY_SECONDS = 15
+_NEUTRAL = ("object", "thing", "area", "surface", "something")
 _RULE = "normalise each, mean, normalise"
 log = logging.getLogger("ovlabel")
 
@@ -31,8 +42,17 @@ log = logging.getLogger("ovlabel")
 def text_bank(config: TextConfig, clip: Clip) -> TextBank:
     """The bank of a run's vocabulary and templates. Raises ConfigError."""
     vocabulary = load_vocabulary(config.vocabulary)
-    queries = make_queries(vocabulary, load_templates(config.templates))
+    templates = load_templates(config.templates)
+    said = load_descriptions(Path(config.descriptions), vocabulary) if config.descriptions else {}
+    queries = make_queries(vocabulary, templates, {} if config.knowledge else said)
     embeddings = _cached(queries, clip)
+    if config.centring:
+        embeddings = centred(embeddings, _neutral(queries, clip), config.centring)
+    if config.knowledge:
+        sentences = [Query(0, s, (s,)) for own in said.values() for s in own]
+        known = _cached(sentences, clip)
+        own = [query.class_index != vocabulary.background for query in queries]
+        embeddings[own] = enriched(embeddings[own], known, config.knowledge, config.knowledge_temperature)
     return bank_of(vocabulary, queries, embeddings, config.merge)
 
 
@@ -51,6 +71,51 @@ def bank_of(
         background=vocabulary.background,
         merge=merge,
     )
+
+
+def _neutral(queries: list[Query], clip: Clip) -> npt.NDArray[np.float32]:
+    """What each query's templates say of no class in particular: unit vectors (q, e), 0 where it has no templates."""
+    sets = list(dict.fromkeys(query.templates for query in queries if query.templates))
+    prompts = [tuple(t.replace("{}", word) for word in _NEUTRAL for t in templates) for templates in sets]
+    known = _cached([Query(0, "", sentences) for sentences in prompts], clip)
+    rows = dict(zip(sets, known, strict=True))
+    nothing = np.zeros(known.shape[1], np.float32)
+    return np.stack([rows.get(query.templates, nothing) for query in queries])
+
+
+def centred(
+    embeddings: npt.NDArray[np.float32], neutral: npt.NDArray[np.float32], share: float
+) -> npt.NDArray[np.float32]:
+    """Unit vectors (q, e) less a share of their templates' own direction, unit vectors again.
+
+    Classes that are asked with other templates otherwise lie at another height, whatever the image shows.
+    """
+    moved = embeddings - share * neutral
+    unit: npt.NDArray[np.float32] = moved / np.linalg.norm(moved, axis=1, keepdims=True)
+    return unit
+
+
+def enriched(
+    embeddings: npt.NDArray[np.float32], sentences: npt.NDArray[np.float32], clusters: int, temperature: float
+) -> npt.NDArray[np.float32]:
+    """ExCEL's text semantic enrichment: each vector plus a mean of the clusters of all descriptions, by likeness.
+
+    k-means of the sentences (n, e) gives the clusters, which are not normalised; the least alike tenth has no part.
+    Without a temperature (1.0, as published) the mean is nearly the same for every class.
+    (Yang et al.: ExCEL, CVPR 2025, arXiv 2503.20826, sec. 3.2.)
+
+    Raises:
+        ConfigError: more clusters than sentences.
+    """
+    if clusters > len(sentences):
+        raise ConfigError(f"text.knowledge = {clusters}: there are only {len(sentences)} descriptions")
+    centroids, _ = kmeans2(sentences.astype(np.float64), clusters, iter=50, minit="++", rng=np.random.default_rng(0))
+    alike = embeddings @ centroids.T / temperature
+    last = np.sort(alike, axis=1)[:, clusters // 10, None]
+    weights = np.where(alike < last, 0.0, np.exp(alike - alike.max(1, keepdims=True)))
+    added = embeddings + weights / weights.sum(1, keepdims=True) @ centroids
+    unit: npt.NDArray[np.float32] = (added / np.linalg.norm(added, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def ensemble(encoded: Tensor) -> Tensor:

@@ -157,6 +157,15 @@ class Trace(Protocol):
     def attention(self, layer: int) -> Tensor:
         """b heads n n: softmax(q kᵀ / √d) of block `layer`."""
 
+    def attended(self, layer: int, attention: Tensor) -> Tensor:
+        """b n width: what block `layer` adds under another attention, b heads n n or b 1 n n."""
+
+    def image(self) -> Tensor:
+        """b e: the model's own image embedding, not normalised."""
+
+    def read_regions(self, masks: Tensor) -> Tensor:
+        """bool b r h·w → b r e: what a class token reads that sees only a region's patches and itself."""
+
 
 @dataclass(frozen=True, eq=False)
 class WindowContext:

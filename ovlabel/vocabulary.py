@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +39,7 @@ class VocabularyClass:
         id: the dataset's own id. colour: RGB, 0 to 255. group: supercategory.
         threshold: least probability, 0 to 1, for a pixel to keep this label; the run's own applies where it is higher.
         prompts: sentences or templates ("a photo of a {}.") that replace the template file's.
+        contexts: where it is found ("on a desk"): asked too, as "mouse on a desk".
     """
 
     name: str
@@ -51,6 +52,7 @@ class VocabularyClass:
     threshold: float | None = None
     group: str = ""
     prompts: tuple[str, ...] = ()
+    contexts: tuple[str, ...] = ()
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -98,11 +100,12 @@ class Templates:
 
 @dataclass(frozen=True)
 class Query:
-    """One name asked of the model: the class it belongs to, and its prompts."""
+    """One name asked of the model: the class it belongs to, its prompts, and the templates they are made of."""
 
     class_index: int
     name: str
     prompts: tuple[str, ...]
+    templates: tuple[str, ...] = field(default=(), compare=False)
 
 
 def vocabulary_names() -> list[str]:
@@ -161,8 +164,22 @@ def load_templates(name: str) -> Templates:
     )
 
 
-def make_queries(vocabulary: Vocabulary, templates: Templates) -> list[Query]:
-    """Every query of the vocabulary with its prompts, classes in order, names as written."""
+def load_descriptions(path: Path, vocabulary: Vocabulary) -> dict[str, tuple[str, ...]]:
+    """A description file: TOML, a class' name and a list of sentences on every line. Raises ConfigError."""
+    table = read_toml(path)
+    names = [entry.name for entry in vocabulary.classes]
+    for name, sentences in table.items():
+        if name not in names:
+            raise ConfigError(f"{path}: {unknown('class', name, names)}")
+        if not isinstance(sentences, list) or not all(isinstance(s, str) and s.strip() for s in sentences):
+            raise ConfigError(f'{path}: write "{name}" = ["a sentence.", "another."]')
+    return {name: tuple(dict.fromkeys(sentences)) for name, sentences in table.items()}
+
+
+def make_queries(
+    vocabulary: Vocabulary, templates: Templates, descriptions: Mapping[str, tuple[str, ...]] = {}
+) -> list[Query]:
+    """Every query of the vocabulary with its prompts, classes in order, names as written; then its descriptions."""
     queries = []
     for index, entry in enumerate(vocabulary.classes):
         asked = dict.fromkeys(
@@ -171,8 +188,11 @@ def make_queries(vocabulary: Vocabulary, templates: Templates) -> list[Query]:
         for name in asked:
             read = _read(name, entry) if templates.adaptive else name
             sentences = entry.prompts or templates.by_kind[entry.kind]
-            filled = (_fill(s, read, templates.adaptive and not entry.prompts) for s in sentences)
-            queries.append(Query(index, name, tuple(dict.fromkeys(filled))))
+            adaptive = templates.adaptive and not entry.prompts
+            for where in ("", *(f" {context}" for context in entry.contexts)):
+                filled = dict.fromkeys(_fill(s, read + where, adaptive) for s in sentences)
+                queries.append(Query(index, name + where, tuple(filled), tuple(sentences)))
+        queries += [Query(index, sentence, (sentence,)) for sentence in descriptions.get(entry.name, ())]
     return queries
 
 
@@ -186,10 +206,36 @@ def check(vocabulary: Vocabulary) -> list[str]:
     for query, names in owners.items():
         if len(names) > 1:
             found.append(f"'{query}' is asked for {' and '.join(names)}: the first of them wins every tie")
+    alike: dict[str, list[str]] = {}
+    for query in owners:
+        alike.setdefault(_stem(query), []).append(query)
+    found += [f"{', '.join(map(repr, names))} are nearly the same to ask" for names in alike.values() if len(names) > 1]
+    for entry in vocabulary.classes:
+        if entry.asked == (entry.name,) and not entry.contexts and entry.name.lower() in _AMBIGUOUS:
+            meaning = _AMBIGUOUS[entry.name.lower()]
+            found.append(f"'{entry.name}' has several meanings ({meaning}): say which with queries = [\"…\"]")
     ids = [entry.id for entry in vocabulary.classes if entry.id is not None]
     if len(set(ids)) < len(ids):
         found.append("two classes have the same id")
     return found
+
+
+_AMBIGUOUS = {  # names that a photograph can show in more than one sense
+    "bat": "animal, sports", "bank": "river, money", "base": "of a column, sports", "bow": "ribbon, weapon, ship",
+    "case": "luggage, cabinet", "club": "golf, place", "counter": "kitchen, device", "crane": "bird, machine",
+    "fan": "device, person", "glass": "material, vessel", "jam": "food, traffic", "kite": "toy, bird",
+    "mouse": "computer, animal", "nail": "finger, metal", "organ": "instrument, body", "palm": "tree, hand",
+    "pen": "writing, animals", "pitcher": "vessel, player", "plant": "botany, factory", "pole": "post, place",
+    "remote": "control, far", "ring": "jewel, boxing", "seal": "animal, stamp", "sign": "traffic, gesture",
+    "sink": "basin, to go down", "spring": "water, coil, season", "tie": "clothing, draw", "track": "rails, sports",
+    "trunk": "tree, elephant, car",
+}  # fmt: skip
+
+
+def _stem(name: str) -> str:
+    """Without case, hyphens, spaces, articles and a plural's s."""
+    letters = re.sub(r"^(a|an|the) ", "", name.lower())
+    return re.sub(r"[^a-z0-9]", "", letters).removesuffix("s") or name
 
 
 def read_name(name: str) -> str:
@@ -256,7 +302,7 @@ def _entry(path: Path, index: int, table: Mapping[str, Any]) -> VocabularyClass:
     if table.get("kind", "thing") not in KINDS:
         raise ConfigError(f"{path}, class {label}: {unknown('kind', str(table['kind']), KINDS)}")
     values = dict(table)
-    for key in ("synonyms", "queries", "prompts"):
+    for key in ("synonyms", "queries", "prompts", "contexts"):
         strings = values.get(key, [])
         if not isinstance(strings, list) or not all(isinstance(s, str) and s.strip() for s in strings):
             raise ConfigError(f"{path}, class {label}: {key} must be a list of strings in quotes")

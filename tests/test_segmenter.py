@@ -161,15 +161,54 @@ def test_lifting_in_bands_changes_nothing(tiny: dict[str, Any], monkeypatch: pyt
 
 
 def test_views_are_averaged_after_they_are_turned_back(tiny: dict[str, Any]) -> None:
-    plain, flipped = made(tiny), made(tiny, tiling__views=["hflip"])
+    whole = {"tiling__window": 0}
+    plain, flipped = made(tiny, **whole), made(tiny, tiling__views=["hflip"], **whole)
     with torch.inference_mode():
         pixels = plain.clip.pixels(torch.from_numpy(IMAGE[:64, :96]).permute(2, 0, 1))
         straight = plain.logits([pixels], (64, 96))
         mirrored = plain.logits([pixels.flip(-1)], (64, 96)).flip(-1)
         assert torch.equal(flipped.logits([pixels], (64, 96)), mirrored)
         upside = plain.logits([pixels.flip(-2)], (64, 96)).flip(-2)
-        mean = made(tiny, tiling__views=["identity", "hflip", "vflip"]).logits([pixels], (64, 96))
+        mean = made(tiny, tiling__views=["identity", "hflip", "vflip"], **whole).logits([pixels], (64, 96))
+        heavy = made(tiny, tiling__views=["identity", "hflip"], tiling__view_weights=[3.0, 1.0], **whole)
+        weighted = heavy.logits([pixels], (64, 96))
     assert torch.allclose(mean, (straight + mirrored + upside) / 3, atol=1e-6)
+    assert torch.allclose(weighted, (3 * straight + mirrored) / 4, atol=1e-6)
+
+
+def test_windows_are_flipped_where_they_lie(tiny: dict[str, Any]) -> None:
+    """Windows that do not lie symmetrically, padded to whole patches: each is turned about its own middle."""
+    keys = {"tiling__window": 40, "tiling__stride": 24}
+    for stitch in ("similarity", "features"):
+        flipped = made(tiny, tiling__views=["hflip"], tiling__stitch=stitch, **keys)
+        with torch.inference_mode():
+            pixels = flipped.clip.pixels(torch.from_numpy(IMAGE[:64, :90]).permute(2, 0, 1))
+            left = flipped.logits([pixels], (64, 90))
+            changed = pixels.clone()
+            changed[:, :, 66:] = 0  # seen by the last window alone, which begins at 50
+            right = flipped.logits([changed], (64, 90))
+        assert torch.allclose(left[..., :40], right[..., :40], atol=1e-6)
+        assert not torch.allclose(left[..., 70:], right[..., 70:], atol=1e-3)
+
+
+def test_views_may_vote(tiny: dict[str, Any]) -> None:
+    """Two of three views decide, the mean of cosines where all differ (among the three); confidence is the share of votes."""
+    keys = {"tiling__views": ["identity", "hflip", "vflip"], "tiling__window": 0, "text__logit_scale": 20.0}
+    voting, averaging = made(tiny, tiling__combine="vote", **keys), made(tiny, **keys)
+    with torch.inference_mode():
+        pixels = voting.clip.pixels(torch.from_numpy(IMAGE[:64, :96]).permute(2, 0, 1))
+        each = [made(tiny, **{**keys, "tiling__views": [v]}).logits([pixels], (64, 96)) for v in keys["tiling__views"]]
+        mean, voted = averaging.logits([pixels], (64, 96)), voting.logits([pixels], (64, 96))
+    best = torch.stack([maps.argmax(0) for maps in each])
+    votes = torch.stack([(best == query).sum(0) for query in range(len(mean))])
+    decided = votes.max(0).values >= 2
+    assert decided.any()
+    assert torch.equal(voted.argmax(0)[decided], votes.argmax(0)[decided])
+    shares = (20 * voted).softmax(0).max(0).values
+    assert torch.allclose(shares[decided], votes.max(0).values[decided] / 3, atol=2e-3)
+    if not decided.all():
+        among = mean.masked_fill(votes == 0, -torch.inf)
+        assert torch.equal(voted.argmax(0)[~decided], among.argmax(0)[~decided])
 
 
 def test_scales_are_short_sides_of_the_photograph_and_averaged(tiny: dict[str, Any]) -> None:
@@ -207,7 +246,7 @@ def test_stitching_features_averages_unit_features_on_the_grid(tiny: dict[str, A
         for top, left in boxes:
             window = pixels[None, :, top : top + 48, left : left + 48]
             trace = segmenter.clip.trace(window)
-            context = WindowContext(window, segmenter.text, 40.0, trace, ())
+            context = WindowContext(window, segmenter.text, segmenter.class_of, 40.0, trace, ())
             scores = segmenter.stack.edit("scores", None, context)
             tokens = segmenter.clip.project(segmenter.clip.readout(trace, scores.softmax(-1).sum(0)))[0, 1:]
             unit = torch.nn.functional.normalize(tokens, dim=1).T.reshape(32, 3, 3)

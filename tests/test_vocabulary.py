@@ -14,6 +14,7 @@ from ovlabel.vocabulary import (
     Vocabulary,
     check,
     join_prompts,
+    load_descriptions,
     load_templates,
     load_vocabulary,
     make_queries,
@@ -121,9 +122,44 @@ def test_background_is_black_unless_the_file_says_otherwise(tmp_path: Path) -> N
 
 
 def test_check_finds_the_word_that_coco_object_asks_twice() -> None:
-    (found,) = check(load_vocabulary("coco-object"))
-    assert "'bed' is asked for background and bed" in found
-    assert check(load_vocabulary("coco-stuff")) == []
+    found = check(load_vocabulary("coco-object"))
+    assert "'bed' is asked for background and bed" in found[0]
+    assert any("'mouse' has several meanings (computer, animal)" in line for line in found)
+    assert check(load_vocabulary("voc21")) == []
+
+
+def test_check_finds_what_is_nearly_the_same_and_what_is_ambiguous(tmp_path: Path) -> None:
+    words = '[[class]]\nname = "hot dog"\n[[class]]\nname = "hot-dogs"\n[[class]]\nname = "crane"\n'
+    found = check(load_vocabulary(write(tmp_path, words)))
+    assert any("'hot dog', 'hot-dogs' are nearly the same" in line for line in found)
+    assert any("'crane' has several meanings" in line for line in found)
+    clear = '[[class]]\nname = "crane"\nqueries = ["building crane"]\n[[class]]\nname = "bat"\nsynonyms = ["animal"]\n'
+    assert check(load_vocabulary(write(tmp_path, clear))) == []
+
+
+def test_contexts_and_descriptions_are_asked_too(tmp_path: Path) -> None:
+    words = '[[class]]\nname = "mouse"\ncontexts = ["on a desk"]\n[[class]]\nname = "cat"\n'
+    vocabulary = load_vocabulary(write(tmp_path, words))
+    path = tmp_path / "said.toml"
+    path.write_text('mouse = ["a small device with two buttons.", "a small device with two buttons."]\n')
+    said = load_descriptions(path, vocabulary)
+    queries = make_queries(vocabulary, load_templates("simple"), said)
+    assert [(q.class_index, q.name) for q in queries] == [
+        (0, "mouse"),
+        (0, "mouse on a desk"),
+        (0, "a small device with two buttons."),
+        (1, "cat"),
+    ]
+    assert queries[1].prompts == ("a photo of a mouse on a desk.",)
+    assert queries[2].prompts == ("a small device with two buttons.",)
+    for text, words in (
+        ('dog = ["x"]', "unknown class 'dog'"),
+        ('cat = "x"', 'write "cat" = '),
+        ("cat = [1]", 'write "cat"'),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            load_descriptions(path, vocabulary)
 
 
 def test_check_finds_ids_that_repeat(tmp_path: Path) -> None:

@@ -103,7 +103,9 @@ def test_a_constant_feature_stays_constant_on_the_image_grid(
 def test_lifting_bands_equals_lifting_the_whole(size: tuple[int, int], target: tuple[int, int]) -> None:
     maps = torch.rand(2, *size)
     middle = target[0] // 2
-    bands = [lift_rows(maps, target, a, b) for a, b in ((0, middle), (middle, target[0])) if b > a]
+    bands = [
+        lift_rows(maps, torch.arange(len(maps)), target, a, b) for a, b in ((0, middle), (middle, target[0])) if b > a
+    ]
     assert torch.allclose(torch.cat(bands, dim=1), enlarge(maps[None], target)[0], atol=1e-5)
 
 

@@ -102,9 +102,9 @@ def outlier_factor(tokens: Tensor) -> Tensor:
     """
     wide = tokens if tokens.dtype == torch.float64 else tokens.float()
     apart = torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist").square()
-    count = min(_NEIGHBOURS, tokens.shape[1] - 1)
-    if count < 1:
+    if tokens.shape[1] < 4:
         return wide.new_zeros(tokens.shape[:2])
+    count = min(_NEIGHBOURS, (tokens.shape[1] - 1) // 3)  # of few patches fewer: all of them would tell nothing apart
     apart.diagonal(dim1=-2, dim2=-1).fill_(math.inf)
     nearest = apart.topk(count, largest=False)
     reach = nearest.values[..., -1].clamp_min(1e-12)

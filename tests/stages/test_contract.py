@@ -20,8 +20,11 @@ IN_A_WINDOW = LEVELS[: LEVELS.index("window") + 1]
 
 @pytest.fixture(params=stage_names())
 def stage(request: pytest.FixtureRequest, loftup_file: Path) -> Any:
-    fields = {"checkpoint": str(loftup_file)} if request.param == "loftup" else {}
-    return make_stage(StageConfig(request.param, tuple(fields.items())))
+    own = {
+        "loftup": {"checkpoint": str(loftup_file)},
+        "cliptrase": {"radius": 5.0},
+    }  # else nothing clusters in 15 patches
+    return make_stage(StageConfig(request.param, tuple(own.get(request.param, {}).items())))
 
 
 def plain(context: WindowContext, image: ImageContext) -> dict[str, torch.Tensor]:
