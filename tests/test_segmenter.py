@@ -192,7 +192,7 @@ def test_windows_are_flipped_where_they_lie(tiny: dict[str, Any]) -> None:
 
 
 def test_views_may_vote(tiny: dict[str, Any]) -> None:
-    """Two of three views decide, the mean of cosines where all differ (among the three); confidence is the share of votes."""
+    """Two of three views decide; where all differ, the mean of cosines does. Confidence is the share of votes."""
     keys = {"tiling__views": ["identity", "hflip", "vflip"], "tiling__window": 0, "text__logit_scale": 20.0}
     voting, averaging = made(tiny, tiling__combine="vote", **keys), made(tiny, **keys)
     with torch.inference_mode():

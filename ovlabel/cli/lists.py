@@ -6,22 +6,25 @@ import dataclasses
 import json
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ovlabel import config as configs
 from ovlabel import vocabulary as vocabularies
+from ovlabel.errors import ConfigError
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(stages)
     app.command()(presets)
-    vocab = typer.Typer(help="Vocabularies: list, show, check.", no_args_is_help=True, rich_markup_mode=None)
+    vocab = typer.Typer(help="Vocabularies: list, show, check, describe.", no_args_is_help=True, rich_markup_mode=None)
     vocab.command("list")(vocab_list)
     vocab.command("show")(vocab_show)
     vocab.command("check")(vocab_check)
+    vocab.command("describe")(vocab_describe)
     app.add_typer(vocab, name="vocab")
 
 
@@ -96,6 +99,32 @@ def vocab_check(name: Annotated[str, typer.Argument(help="Name or file.")]) -> N
     print(f"{name}: {len(vocabulary.classes)} classes ({shown}), {queries} queries, {background} background")
     for finding in vocabularies.check(vocabulary):
         print(f"look at: {finding}")
+
+
+def vocab_describe(
+    name: Annotated[str, typer.Argument(help="Vocabulary, name or file.")],
+    out: Annotated[Path, typer.Argument(help="File to write, for --set text.descriptions=FILE.")],
+    endpoint: Annotated[str | None, typer.Option(help="OpenAI-compatible, as http://localhost:8000/v1.")] = None,
+    model: Annotated[str, typer.Option(help="Name of the model there.")] = "gpt-4o-mini",
+    answers: Annotated[Path | None, typer.Option(help="A file of answers instead: 'class: sentence' lines.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Sentences a class.")] = 20,
+) -> None:
+    """Write sentences that describe each class: by a language model you name, or from its answers in a file.
+
+    The endpoint's key is read from $OPENAI_API_KEY. Nothing is ever asked while annotating.
+    """
+    from ovlabel import describe
+
+    vocabulary = vocabularies.load_vocabulary(name)
+    names = [entry.name for index, entry in enumerate(vocabulary.classes) if index != vocabulary.background]
+    if (endpoint is None) == (answers is None):
+        raise ConfigError("name one of --endpoint and --answers")
+    if answers is not None:
+        said = describe.read_answers(answers, names)
+    else:
+        said = describe.ask(names, str(endpoint), model, count, describe.api_key())
+    describe.write(out, said)
+    print(f"{sum(map(len, said.values()))} sentences for {len(said)} classes in {out}")
 
 
 def _count(templates: vocabularies.Templates) -> int:
