@@ -17,7 +17,8 @@ class Pamr:
     """Pixel-adaptive mask refinement of the cosines: each pixel becomes a mean of its neighbours, by their likeness.
 
     Attributes:
-        iterations: how often. dilations: how far the eight neighbours lie, in pixels of the maps, one ring each.
+        iterations: how often; 0 changes nothing.
+        dilations: how far the eight neighbours lie, in pixels of the maps, one ring each.
 
     The guidance is the working-size image, enlarged to the maps, as in NACLIP and SCLIP. The maps are changed in place.
 
@@ -29,13 +30,16 @@ class Pamr:
     dilations: tuple[int, ...] = (8, 16)
 
     def __post_init__(self) -> None:
-        if self.iterations < 1 or not self.dilations or min(self.dilations) < 1:
+        if self.iterations < 0 or not self.dilations or min(self.dilations) < 1:
             raise ConfigError(
-                f"pamr.iterations = {self.iterations}, pamr.dilations = {list(self.dilations)}: whole numbers from 1"
+                f"pamr.iterations = {self.iterations}, pamr.dilations = {list(self.dilations)}: "
+                "whole numbers, from 0 and from 1"
             )
 
     def logits(self, logits: Tensor, context: ImageContext) -> Tensor:
         """q H W cosines → the same, refined."""
+        if not self.iterations:
+            return logits
         size = (logits.shape[-2], logits.shape[-1])
         weights = pamr_weights(enlarge(context.pixels[None], size), self.dilations)
         return pamr(logits[None], weights, self.dilations, self.iterations)[0]

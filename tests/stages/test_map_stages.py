@@ -213,7 +213,7 @@ def test_the_backend_is_chosen_openly(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda: Crf(backend="cuda"),
         lambda: Crf(iterations=0),
         lambda: Crf(scale=2.0),
-        lambda: Pamr(iterations=0),
+        lambda: Pamr(iterations=-1),
         lambda: Pamr(dilations=()),
         lambda: Closing(side=2),
         lambda: MinArea(pixels=-1),
