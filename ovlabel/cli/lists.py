@@ -34,11 +34,10 @@ def stages() -> None:
 
     for name in configs.stage_names():
         cls = stage_class(name)
-        levels = levels_of(cls)
         module = (sys.modules[cls.__module__].__doc__ or "").strip().splitlines()[0]
-        print(f"{name:<12} {', '.join(levels):<14} {module}")
+        print(f"{name:<20}{', '.join(levels_of(cls)):<27}{module}")
         for field in dataclasses.fields(cls):
-            print(f"{'':<27} {name}.{field.name} = {field.default!r}")
+            print(f"{'':<20}{name}.{field.name} = {json.dumps(field.default, ensure_ascii=False)}")
 
 
 def presets(
