@@ -46,6 +46,10 @@ class Stage(Protocol):
     levels at which the incoming value is ignored; an earlier edit there would be lost, so such a stack is refused.
     A stage may also name levels in `rescales`: what another stage has added there before it would be scaled with
     the rest, and is refused too.
+
+    Three more methods are looked for where they are of use: `prepare(offline=…)` finds a checkpoint when a run is built
+    (WeightsError) and returns its file; `begin(value, context)`, beside `probabilities`, hands the work to another
+    process and returns a call that waits for it, and `behind` says how many images may wait so.
     """
 
     replaces: frozenset[str]

@@ -114,7 +114,7 @@ class _Worker:
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
         if self._process is None:
-            command = [sys.executable, __file__]
+            command = [sys.executable, "-P", __file__]  # the folder of stages is no place to import from
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
             )
