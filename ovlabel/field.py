@@ -22,8 +22,6 @@ import numpy.typing as npt
 
 log = logging.getLogger("ovlabel")
 Maps = npt.NDArray[np.float32]
-
-
 Kernel = tuple[float, float, float]  # width in pixels, width in grey levels (0: colour does not count), weight
 
 
@@ -114,7 +112,7 @@ class _Worker:
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
         if self._process is None:
-            command = [sys.executable, "-P", __file__]  # the folder of stages is no place to import from
+            command = [sys.executable, "-P", __file__]  # the package's folder is no place to import from
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
             )
