@@ -24,14 +24,12 @@ import torch
 from PIL import Image
 
 import ovlabel
-from ovlabel.config import StageConfig
+from ovlabel.config import StageConfig, stage_names
 from ovlabel.segmenter import Segmenter
 from ovlabel.stack import Stack, levels_of, make_stage
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "photographs"
 WINDOWS = {"encoder.last_block": "attention", "tiling.short_side": 336}
-ALONE = ["csa", "qq", "kk", "value", "neighbours", "rcs", "sfr", "correlate", "pyramid", "upsample", "pamr", "crf",
-         "min_area", "closing"]  # fmt: skip
 FIELDS = {"sfr, repaired": ("sfr", (("mode", "repaired"),)), "crf, not pruned": ("crf", (("prune", False),)),
           "crf, scale 0.5": ("crf", (("scale", 0.5),))}  # fmt: skip
 
@@ -67,7 +65,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--presets", default="sclip,naclip,resclip,resclip:repaired,phase1")
-    parser.add_argument("--stages", action="store_true")
+    parser.add_argument("--stages", nargs="*", help="all, or those named; loftup takes --checkpoint")
+    parser.add_argument("--checkpoint", default="")
     given = parser.parse_args()
     photograph = max(PHOTOGRAPHS.glob("*.jpg"), key=lambda path: path.stat().st_size)
     image = np.array(Image.open(photograph).convert("RGB").resize((640, 480)))
@@ -88,10 +87,15 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(f"{name:<18}{statistics.median(rounds):7.2f} s ({min(rounds):.2f} to {max(rounds):.2f}), "
               f"probe {statistics.median(probes):.0f}, peak so far {peak:.0f} MB", flush=True)  # fmt: skip
-    if not given.stages:
+    if given.stages is None:
         return
     base = ovlabel.build(ovlabel.load_config("plain", {**keys, **WINDOWS}))
-    entries = {name: (name, ()) for name in ALONE} | FIELDS
+    entries = {name: (name, ()) for name in stage_names() if name != "loftup"} | FIELDS
+    if given.checkpoint:
+        for factor in (4, 8, 16):
+            fields = (("checkpoint", given.checkpoint), ("factor", factor))
+            entries[f"loftup, factor {factor}"] = ("loftup", fields)
+    entries = {name: entry for name, entry in entries.items() if not given.stages or entry[0] in given.stages}
     for name, (use, fields) in sorted(entries.items()):
         spent: dict[str, float] = defaultdict(float)
         stage = timed(make_stage(StageConfig(use, fields)), spent, name)
@@ -102,7 +106,7 @@ def main() -> None:
             spent.clear()
             made.annotation(image)
             rounds.append(spent[name])
-        print(f"{name:<18}{statistics.median(rounds):7.3f} s ({min(rounds):.3f} to {max(rounds):.3f})", flush=True)
+        print(f"{name:<20}{statistics.median(rounds):7.3f} s ({min(rounds):.3f} to {max(rounds):.3f})", flush=True)
 
 
 if __name__ == "__main__":
