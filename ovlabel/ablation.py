@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,11 +14,13 @@ from torch import Tensor
 
 from ovlabel import metrics
 from ovlabel.clip import Clip, Trace
+from ovlabel.config import Config
 from ovlabel.errors import StackError, TruthError
 from ovlabel.images import decode, printable, read_file
 from ovlabel.score import Boundaries, ClassMap, Scores
 from ovlabel.segmenter import Segmenter
 from ovlabel.stack import name_of
+from ovlabel.text import text_bank
 from ovlabel.truth import IGNORED, Truth
 from ovlabel.types import ImageItem
 
@@ -29,7 +32,7 @@ class Variant:
     """A stack and what it reaches.
 
     Attributes:
-        left_out: the stage that is missing, or WHOLE. scores: with boundaries.
+        left_out: the stage or the option that is missing, or WHOLE. scores: with boundaries.
         seconds: per image, without the encoder, which all variants share.
         refused: why this stack can't be run, in which case the scores are None.
     """
@@ -38,6 +41,27 @@ class Variant:
     scores: Scores | None
     seconds: float
     refused: str = ""
+
+
+_PLAIN: dict[str, dict[str, Any]] = {  # an option, and what leaves it out
+    "text.templates": {"templates": "simple"},
+    "text.descriptions": {"descriptions": "", "knowledge": 0},
+    "text.knowledge": {"knowledge": 0},
+    "text.centring": {"centring": 0.0},
+    "tiling.views": {"views": ("identity",), "view_weights": ()},
+    "tiling.scales": {"scales": (1.0,), "scale_weights": ()},
+}
+
+
+def without_options(config: Config) -> dict[str, Config]:
+    """The config without each option of text and tiling that it makes use of, by the option's key."""
+    found = {}
+    for key, plain in _PLAIN.items():
+        section, _, name = key.partition(".")
+        held = getattr(config, section)
+        if getattr(held, name) != plain[name]:
+            found[key] = dataclasses.replace(config, **{section: dataclasses.replace(held, **plain)})
+    return found
 
 
 class _Once:
@@ -100,6 +124,9 @@ def ablate(
             made[name] = Segmenter(cast(Clip, encoder), segmenter.bank, stack, segmenter.config, segmenter.batch_size)
         except StackError as error:
             made[name] = str(error)
+    for name, config in without_options(segmenter.config).items():
+        bank = text_bank(config.text, segmenter.clip) if name.startswith("text.") else segmenter.bank
+        made[name] = Segmenter(cast(Clip, encoder), bank, segmenter.stack, config, segmenter.batch_size)
     tallies = {name: _Tally(len(truth.classes)) for name, variant in made.items() if isinstance(variant, Segmenter)}
     table = classes.table()
     for item, mask in items:
@@ -120,7 +147,7 @@ def ablate(
         Variant(name, tallies[name].scores(truth, keys), tallies[name].seconds / len(items))
         if name in tallies
         else Variant(name, None, 0.0, str(made[name]))
-        for name in names
+        for name in made
     ]
     return variants, encoder.seconds / len(items)
 

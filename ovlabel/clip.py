@@ -272,6 +272,12 @@ class Clip:
         return self._visual.transformer.resblocks[layer - 1]
 
 
+def too_long(prompts: list[str], context: int = 77) -> list[str]:
+    """Those of the prompts that have more of CLIP's tokens than its text tower reads; the rest would be cut off."""
+    tokeniser = SimpleTokenizer(context_length=context)
+    return [prompt for prompt in prompts if len(tokeniser.encode(prompt)) > context - 2]
+
+
 def load_clip(config: EncoderConfig, *, offline: bool = False) -> Clip:
     """The encoder of a run.
 

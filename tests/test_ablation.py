@@ -67,12 +67,25 @@ def test_the_command_prints_a_row_a_stage(drawn: Path, ovlabel: Run) -> None:
     keys = ["--set", "text.templates=simple", "--set", "encoder.device=cpu", "--limit", "1"]
     said = ovlabel("ablate", drawn / "images", drawn / "truth", "--vocab", "demo", "--model", "demo", *keys)
     assert said.code == 0, said.err
-    title, _, whole, without = said.out.splitlines()
+    title, _, whole, without = said.out.splitlines()[:4]
     assert "1 images, preset sclip" in title
     assert whole.startswith("(whole stack)")
     assert without.split()[0] == "csa"
     assert 0 < float(whole.split()[2]) <= 100
     assert "sky ← sky" in said.err
+
+
+def test_options_of_text_and_tiling_are_left_out_too(drawn: Path, tmp_path: Path, ovlabel: Run) -> None:
+    """Each that the preset makes use of, by its key."""
+    preset = tmp_path / "mine.toml"
+    preset.write_text(
+        'title = "mine"\n[text]\ncentring = 0.5\ntemplates = "adaptive"\n[tiling]\nviews = ["identity", "hflip"]\n'
+    )
+    keys = ["--vocab", "demo", "--model", "demo", "--set", "encoder.device=cpu", "--limit", "1"]
+    said = ovlabel("ablate", drawn / "images", drawn / "truth", "--preset", preset, *keys)
+    assert said.code == 0, said.err
+    rows = [line.split()[0] for line in said.out.splitlines()[2:]]
+    assert rows == ["(whole", "text.templates", "text.centring", "tiling.views"]
 
 
 def test_images_without_masks_are_refused(drawn: Path, ovlabel: Run) -> None:

@@ -643,3 +643,12 @@ def test_sigterm_ends_as_politely_as_ctrl_c(photographs: Path, options: list[str
     assert process.returncode == 143
     assert "what was finished is committed" in rest
     assert len(open_store(photographs.parent / "photographs.ovlabel.zarr")) >= 1
+
+
+def test_prompts_that_are_cut_off_are_named(tmp_path: Path, ovlabel: Run) -> None:
+    (tmp_path / "v.toml").write_text('[[class]]\nname = "cat"\n')
+    long = "a cat, " * 40
+    (tmp_path / "said.toml").write_text(f'cat = ["a short one.", "{long}", "{"catkins " * 20}"]\n')
+    said = ovlabel("vocab", "check", tmp_path / "v.toml", "--descriptions", tmp_path / "said.toml")
+    cut = [line for line in said.out.splitlines() if "its end is cut off" in line]
+    assert cut == [f"look at: longer than CLIP reads, so its end is cut off: {long}"]

@@ -15,6 +15,8 @@ from ovlabel import config as configs
 from ovlabel import vocabulary as vocabularies
 from ovlabel.errors import ConfigError
 
+_SHORT = 150  # letters that surely are no more tokens than CLIP reads
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -88,7 +90,10 @@ def vocab_show(
             print(f"{'':>6}{prompt}")
 
 
-def vocab_check(name: Annotated[str, typer.Argument(help="Name or file.")]) -> None:
+def vocab_check(
+    name: Annotated[str, typer.Argument(help="Name or file.")],
+    descriptions: Annotated[Path | None, typer.Option(help="Check a description file with it.")] = None,
+) -> None:
     """Read a vocabulary and say what a person should look at. Exit code 2 if it can't be read."""
     vocabulary = vocabularies.load_vocabulary(name)
     kinds = Counter(entry.kind for entry in vocabulary.classes)
@@ -98,6 +103,14 @@ def vocab_check(name: Annotated[str, typer.Argument(help="Name or file.")]) -> N
     print(f"{name}: {len(vocabulary.classes)} classes ({shown}), {queries} queries, {background} background")
     for finding in vocabularies.check(vocabulary):
         print(f"look at: {finding}")
+    said = vocabularies.load_descriptions(descriptions, vocabulary) if descriptions else {}
+    templates = vocabularies.load_templates("imagenet80")
+    prompts = vocabularies.join_prompts(vocabularies.make_queries(vocabulary, templates, said))
+    if long := [prompt for prompt in prompts if len(prompt) > _SHORT]:
+        from ovlabel.clip import too_long
+
+        for prompt in too_long(long):
+            print(f"look at: longer than CLIP reads, so its end is cut off: {prompt}")
 
 
 def vocab_describe(
