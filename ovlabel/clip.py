@@ -64,7 +64,12 @@ class Trace:
         self._qkv: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self._attention: dict[int, Tensor] = {}
         self._image: Tensor | None = None
-        self.unedited: Trace = self
+        self._before: Trace | None = None
+
+    @property
+    def unedited(self) -> Trace:
+        """The trace before the level `tokens`; itself, where nothing was edited."""
+        return self._before or self
 
     def tokens(self, layer: int) -> Tensor:
         """b n width entering block `layer` (1 … layers)."""
@@ -103,7 +108,7 @@ class Trace:
     def edited(self, tokens: Tensor) -> Trace:
         """The same trace with other tokens entering the last block."""
         edited = Trace(self._clip, [*self._inputs[:-1], tokens], self.grid)
-        edited.unedited = self.unedited
+        edited._before = self.unedited
         edited._qkv = {layer: known for layer, known in self._qkv.items() if layer < self.layers}
         edited._attention = {layer: known for layer, known in self._attention.items() if layer < self.layers}
         return edited

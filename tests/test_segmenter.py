@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -453,3 +455,19 @@ def test_begun_annotations_are_the_same(tiny: dict[str, Any]) -> None:
         assert np.array_equal(annotation.labels, expected.labels)
         assert np.array_equal(annotation.confidence, expected.confidence)
         assert np.array_equal(annotation.probabilities, expected.probabilities)
+
+
+def test_a_trace_is_gone_with_its_last_name(tiny: dict[str, Any]) -> None:
+    """Nothing in it points back to it: on a GPU, waiting for the garbage collector would be waiting for memory."""
+    segmenter = made(tiny)
+    with torch.inference_mode():
+        trace = segmenter.clip.trace(torch.zeros(1, 3, 64, 64))
+        trace.attention(1), trace.image()
+        edited = trace.edited(trace.tokens(3) + 1)
+        gone = [weakref.ref(trace), weakref.ref(edited)]
+        gc.disable()
+        try:
+            del trace, edited
+            assert [name() for name in gone] == [None, None]
+        finally:
+            gc.enable()
