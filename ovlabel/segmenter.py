@@ -233,22 +233,28 @@ class Segmenter:
             pyramid: 3 H W normalised, the image at each of `tiling.scales`.
         """
         tiling = self.config.tiling
+        voting = tiling.combine == "vote"
         total: Tensor | None = None
         votes: Tensor | None = None
-        weights = []
+        whole = 0.0
         for pixels, more in zip(pyramid, tiling.scale_weights or (1.0,) * len(pyramid), strict=True):
+            seen_so: Tensor | None = None  # views add up before they are enlarged: at image size, maps are large
             for view, own in zip(tiling.views, tiling.view_weights or (1.0,) * len(tiling.views), strict=True):
-                maps = self._view(pixels, view, target)
-                weights.append(more * own)
-                if tiling.combine == "vote":
-                    votes = torch.zeros_like(maps) if votes is None else votes
-                    votes.scatter_add_(0, maps.argmax(0, keepdim=True), torch.full_like(maps[:1], weights[-1]))
-                maps = maps if weights[-1] == 1 else maps.mul_(weights[-1])
-                total = maps if total is None else total.add_(maps)
+                maps, weight = self._view(pixels, view), more * own
+                whole += weight
+                if voting:
+                    best = enlarge(maps[None], target)[0].argmax(0, keepdim=True)
+                    votes = maps.new_zeros(len(maps), *target) if votes is None else votes
+                    votes.scatter_add_(0, best, torch.full_like(best, weight, dtype=votes.dtype))
+                maps = maps if weight == 1 else maps * weight
+                seen_so = maps if seen_so is None else seen_so.add_(maps)
+            if seen_so is not None:
+                enlarged = enlarge(seen_so[None], target)[0]
+                total = enlarged if total is None else total.add_(enlarged)
         if total is None:
             raise ValueError("an image at one scale or more is needed")
-        mean = total if sum(weights) == 1 else total.div_(sum(weights))
-        return mean if votes is None else self._voted(mean, votes.div_(sum(weights)))
+        mean = total if whole == 1 else total.div_(whole)
+        return mean if votes is None else self._voted(mean, votes.div_(whole))
 
     def _voted(self, mean: Tensor, votes: Tensor) -> Tensor:
         """Votes q h w (shares) → logits whose softmax are the votes; where they are equal, the mean cosines decide."""
@@ -260,23 +266,23 @@ class Segmenter:
         """The working size at another of `tiling.scales`."""
         return max(round(working[0] * scale), self.clip.patch), max(round(working[1] * scale), self.clip.patch)
 
-    def _view(self, pixels: Tensor, view: str, target: tuple[int, int]) -> Tensor:
-        """One view at one scale: q h w cosines at `target` size."""
+    def _view(self, pixels: Tensor, view: str) -> Tensor:
+        """One view at one scale: q h w cosines at the pixels' size, or on the grid where that is enlarged at once."""
         size = (pixels.shape[-2], pixels.shape[-1])
         boxes = tile(size, self.config.tiling.window, self.config.tiling.stride)
         if self.config.tiling.stitch == "features":
-            return self._stitch_features(pixels, boxes, view, target)
+            return self._stitch_features(pixels, boxes, view)
         canvas: Canvas | None = None
         for part in self.features(pixels, boxes, view):
             part = self._similarity(self._edit_features(part))
             if self._direct:
-                return turned(enlarge(part.maps, target)[0], view)
+                return turned(part.maps[0], view)
             for maps, box in self._window_maps(part):
                 canvas = canvas or Canvas(len(maps), size, maps)
                 canvas.add(turned(maps, view), box)
-        return enlarge(_filled(canvas).mean()[None], target)[0]
+        return _filled(canvas).mean()
 
-    def _stitch_features(self, pixels: Tensor, boxes: tuple[Box, ...], view: str, target: tuple[int, int]) -> Tensor:
+    def _stitch_features(self, pixels: Tensor, boxes: tuple[Box, ...], view: str) -> Tensor:
         """`tiling.stitch = "features"`: average unit features on one patch grid, then finish the image as a whole."""
         size, patch = (pixels.shape[-2], pixels.shape[-1]), self.clip.patch
         canvas: GridCanvas | None = None
@@ -298,7 +304,7 @@ class Segmenter:
         )
         part = self._similarity(self._edit_features(Part(stitched, context)))
         maps, _ = next(self._window_maps(part))
-        return enlarge(maps[None], target)[0]
+        return maps
 
     def features(self, pixels: Tensor, boxes: tuple[Box, ...], view: str = "identity") -> Iterator[Part]:
         """Batches of windows, as a view shows them, through the encoder: b e h w, not yet edited at `features`."""
