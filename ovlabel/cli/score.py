@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 def score_store(
     store: Annotated[Path, typer.Argument(help="Store made by 'ovlabel annotate'.")],
-    truth: Annotated[Path, typer.Argument(metavar="ground_truth", help="Folder of masks, or a panoptic JSON.")],
+    truth: Annotated[Path, typer.Argument(metavar="ground_truth", help="Folder of masks, or COCO's JSON.")],
     convention: Annotated[str, typer.Option("--truth", help="How masks are written: coco-stuff, voc, …")] = "raw",
     mapping: Annotated[Path | None, typer.Option("--map", help='TOML lines: "wall-brick" = "wall".')] = None,
     allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Score what there is.")] = False,
