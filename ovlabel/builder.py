@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-from pathlib import Path
 from typing import Any
 
 from ovlabel.cache import file_sha256
@@ -75,7 +74,7 @@ def resolved(config: Config, segmenter: Segmenter, *, own_text: bool = False) ->
         least = None if thresholds is None else thresholds.tolist()
     else:
         vocabulary = load_vocabulary(config.text.vocabulary)
-        said = load_descriptions(Path(config.text.descriptions), vocabulary) if config.text.descriptions else {}
+        said = load_descriptions(config.text.descriptions, vocabulary)
         queries = make_queries(vocabulary, load_templates(config.text.templates), said)
         asked = [[query.class_index, query.prompts] for query in queries]
         names, background = tuple(entry.name for entry in vocabulary.classes), vocabulary.background

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ovlabel.config import LabelsConfig
-from ovlabel.ops import enlarge, lift_rows
+from ovlabel.ops import bands, enlarge, lift_rows
 from ovlabel.types import LabelMap, TextBank, below_threshold, label_dtype
 
 _BAND_VALUES = 2**26  # float32 values lifted to image size at a time (256 MiB)
@@ -71,11 +71,10 @@ def decide(probabilities: Tensor, size: tuple[int, int], bank: TextBank, thresho
         confidence, labels = probabilities.max(0)
     else:
         winners = torch.unique(probabilities.argmax(0))
-        rows = max(1, _BAND_VALUES // (len(winners) * size[1]))
-        ends = [(top, min(top + rows, size[0])) for top in range(0, size[0], rows)]
-        bands = [lift_rows(probabilities, winners, size, *end).max(0) for end in ends]
-        confidence = torch.cat([band.values for band in bands])
-        labels = winners[torch.cat([band.indices for band in bands])]
+        ends = bands(size[0], len(winners) * size[1], _BAND_VALUES)
+        lifted = [lift_rows(probabilities, winners, size, *end).max(0) for end in ends]
+        confidence = torch.cat([band.values for band in lifted])
+        labels = winners[torch.cat([band.indices for band in lifted])]
     return _give_up(labels, confidence, bank, threshold), confidence
 
 

@@ -276,7 +276,7 @@ def as_written(config: Config, *, own_text: bool = False) -> dict[str, Any]:
     values = config.to_dict()
     values["encoder"].pop("device")
     vocabulary, templates = load_vocabulary(config.text.vocabulary), load_templates(config.text.templates)
-    said = load_descriptions(Path(config.text.descriptions), vocabulary) if config.text.descriptions else {}
+    said = load_descriptions(config.text.descriptions, vocabulary)
     content = json.dumps([vocabulary.content(), dict(templates.by_kind), templates.adaptive, said], sort_keys=True)
     model, weights = (Path(name).expanduser() for name in config.encoder.source)
     checkpoints = [Path(str(dict(stage.fields).get("checkpoint", ""))) for stage in config.stages]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -35,6 +37,12 @@ def lift_rows(maps: Tensor, chosen: Tensor, size: tuple[int, int], top: int, bot
     share = (source - low).to(maps.dtype)[:, None]
     band = maps[chosen[:, None], low] * (1 - share) + maps[chosen[:, None], high] * share
     return enlarge(band[None], (bottom - top, size[1]))[0]
+
+
+def bands(rows: int, values: int, most: int) -> Iterator[tuple[int, int]]:
+    """(top, bottom) of bands of rows that hold at most so many values, where a row holds `values`; a row at least."""
+    step = max(1, most // values)
+    return ((top, min(top + step, rows)) for top in range(0, rows, step))
 
 
 def self_scores(one: Tensor) -> Tensor:
@@ -126,17 +134,16 @@ def pamr(maps: Tensor, weights: Tensor, dilations: tuple[int, ...], iterations: 
     height, width = maps.shape[-2:]
     values = _CACHED if maps.device.type == "cpu" else _CACHED * 256
     block = max(1, values // (height * width))
-    rows = max(1, values // (block * width))
     for one, shares in zip(maps, weights.to(maps.dtype), strict=True):
         for start in range(0, len(one), block):
             some = one[start : start + block]
             for _ in range(iterations):
                 samples = _Shifted(some[None], max(dilations))
                 views = [samples.at(offset)[0] for offset in offsets]
-                for top in range(0, height, rows):
-                    band = some[:, top : top + rows].zero_()
+                for top, bottom in bands(height, len(some) * width, values):
+                    band = some[:, top:bottom].zero_()
                     for share, view in zip(shares, views, strict=True):
-                        band.addcmul_(share[top : top + rows], view[:, top : top + rows])
+                        band.addcmul_(share[top:bottom], view[:, top:bottom])
     return maps
 
 

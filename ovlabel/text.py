@@ -43,7 +43,7 @@ def text_bank(config: TextConfig, clip: Clip) -> TextBank:
     """The bank of a run's vocabulary and templates. Raises ConfigError."""
     vocabulary = load_vocabulary(config.vocabulary)
     templates = load_templates(config.templates)
-    said = load_descriptions(Path(config.descriptions), vocabulary) if config.descriptions else {}
+    said = load_descriptions(config.descriptions, vocabulary)
     queries = make_queries(vocabulary, templates, {} if config.knowledge else said)
     embeddings = _cached(queries, clip)
     if config.centring:

@@ -164,9 +164,9 @@ def load_templates(name: str) -> Templates:
     )
 
 
-def load_descriptions(path: Path, vocabulary: Vocabulary) -> dict[str, tuple[str, ...]]:
-    """A description file: TOML, a class' name and a list of sentences on every line. Raises ConfigError."""
-    table = read_toml(path)
+def load_descriptions(path: str | Path, vocabulary: Vocabulary) -> dict[str, tuple[str, ...]]:
+    """A description file: TOML, a class' name and a list of sentences a line; "" holds none. Raises ConfigError."""
+    table = read_toml(Path(path)) if path else {}
     names = [entry.name for entry in vocabulary.classes]
     for name, sentences in table.items():
         if name not in names:

@@ -87,8 +87,7 @@ def find_file(name: str, files: tuple[str, ...], *, offline: bool) -> Path:
     for file in files:
         if found := _hub_file(name.removeprefix(HUB), file, offline, tried):
             return found
-    why = "offline, and they are in no cache" if offline else "no download worked"
-    raise WeightsError(f"weights '{name}' can't be had: {why}; tried {', '.join(tried)}. Name a file on this machine")
+    raise _not_had(name, tried, offline, "Name a file on this machine")
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], bool]:
@@ -213,12 +212,14 @@ def _hub_file(repository: str, name: str, offline: bool, tried: list[str]) -> Pa
     return None
 
 
-def _not_had(what: str, tried: list[str], offline: bool) -> WeightsError:
+def _not_had(
+    what: str,
+    tried: list[str],
+    offline: bool,
+    cure: str = "Put the file anywhere on this machine and pass --weights FILE (encoder.weights)",
+) -> WeightsError:
     why = "offline, and they are in no cache" if offline else "no download worked"
-    return WeightsError(
-        f"weights '{what}' can't be had: {why}; tried {', '.join(tried)}. "
-        "Put the file anywhere on this machine and pass --weights FILE (encoder.weights)"
-    )
+    return WeightsError(f"weights '{what}' can't be had: {why}; tried {', '.join(tried)}. {cure}")
 
 
 def read_torchscript(archive: zipfile.ZipFile) -> dict[str, Tensor]:

@@ -103,7 +103,7 @@ def vocab_check(
     print(f"{name}: {len(vocabulary.classes)} classes ({shown}), {queries} queries, {background} background")
     for finding in vocabularies.check(vocabulary):
         print(f"look at: {finding}")
-    said = vocabularies.load_descriptions(descriptions, vocabulary) if descriptions else {}
+    said = vocabularies.load_descriptions(descriptions or "", vocabulary)
     templates = vocabularies.load_templates("imagenet80")
     prompts = vocabularies.join_prompts(vocabularies.make_queries(vocabulary, templates, said))
     if long := [prompt for prompt in prompts if len(prompt) > _SHORT]:

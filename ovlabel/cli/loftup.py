@@ -11,8 +11,6 @@ from ovlabel.cli.annotate import config_of
 from ovlabel.errors import ConfigError
 from ovlabel.images import decode, list_images, read_file
 
-CHECKPOINT = "hf-hub:haiwen/loftup-clip"
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -21,7 +19,9 @@ def register(app: typer.Typer) -> None:
 
 def loftup(
     images: Annotated[Path, typer.Argument(help="Folder of images; a few are enough.")],
-    checkpoint: Annotated[str, typer.Option(help="LoftUp's weights: a file, or hf-hub:owner/name.")] = CHECKPOINT,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="A file, or hf-hub:owner/name. [default: LoftUp's own, from the hub]")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="As in 'ovlabel annotate'.")] = None,
     weights: Annotated[str | None, typer.Option(help="As in 'ovlabel annotate'.")] = None,
     device: Annotated[str | None, typer.Option(help="As in 'ovlabel annotate'.")] = None,
@@ -36,8 +36,9 @@ def loftup(
 
     from ovlabel.clip import load_clip
     from ovlabel.consistency import ENOUGH, measure
-    from ovlabel.loftup import load, locate
+    from ovlabel.loftup import CHECKPOINT, load, locate
 
+    checkpoint = checkpoint or CHECKPOINT
     network = load(locate(checkpoint, offline=offline))
     clip = load_clip(config.encoder, offline=offline)
     if network.dim != clip.identity.model["embed_dim"]:

@@ -11,6 +11,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
 
 from ovlabel.errors import ConfigError, unknown
+from ovlabel.ops import bands
 from ovlabel.types import ImageContext, TextBank
 
 _GROUPS = ("vocabulary", "clustered")
@@ -47,9 +48,8 @@ class Hierarchy:
             return logits
         owner = torch.from_numpy(self.group_of(context.bank)).to(logits.device)
         count = int(owner.max()) + 1
-        rows = max(1, _BAND_VALUES // (logits.shape[0] * logits.shape[2]))
-        for top in range(0, logits.shape[1], rows):
-            band = logits[:, top : top + rows]
+        for top, bottom in bands(logits.shape[1], logits.shape[0] * logits.shape[2], _BAND_VALUES):
+            band = logits[:, top:bottom]
             shares = (context.logit_scale * band).softmax(0)
             gathered = shares.new_zeros(count, *band.shape[1:]).index_add_(0, owner, shares)
             band += self.exponent / context.logit_scale * gathered.clamp_min(1e-12).log()[owner]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ovlabel.errors import ConfigError
-from ovlabel.ops import enlarge, pamr, pamr_weights
+from ovlabel.ops import bands, enlarge, pamr, pamr_weights
 from ovlabel.types import ImageContext
 
 _BAND_VALUES = 2**24  # cosines looked at together
@@ -43,10 +43,9 @@ class Smooth:
         size = (logits.shape[-2], logits.shape[-1])
         weights = pamr_weights(enlarge(context.pixels[None], size), self.dilations)
         refined = pamr(logits[None].clone(), weights, self.dilations, self.iterations)[0]
-        rows = max(1, _BAND_VALUES // (logits.shape[0] * logits.shape[2]))
-        for top in range(0, logits.shape[1], rows):
-            band = logits[:, top : top + rows]
+        for top, bottom in bands(logits.shape[1], logits.shape[0] * logits.shape[2], _BAND_VALUES):
+            band = logits[:, top:bottom]
             shares = (context.logit_scale * band).softmax(0)
             unsure = -(shares * shares.clamp_min(1e-12).log()).sum(0) > self.entropy * math.log(len(logits))
-            band.copy_(torch.where(unsure, refined[:, top : top + rows], band))
+            band.copy_(torch.where(unsure, refined[:, top:bottom], band))
         return logits
