@@ -11,6 +11,7 @@ import copy
 import json
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,19 @@ class Trace:
         self._attention: dict[int, Tensor] = {}
         self._image: Tensor | None = None
         self._before: Trace | None = None
+        self._kept: dict[str, Tensor] = {}
 
     @property
     def unedited(self) -> Trace:
         """The trace before the level `tokens`; itself, where nothing was edited."""
         return self._before or self
+
+    def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` gives, made once for this trace and those edited from it."""
+        kept = self.unedited._kept
+        if name not in kept:
+            kept[name] = make()
+        return kept[name]
 
     def tokens(self, layer: int) -> Tensor:
         """b n width entering block `layer` (1 … layers)."""

@@ -68,7 +68,7 @@ class _Untraced:
     def _refuse(self, *_: object) -> NoReturn:
         raise StackError('a stage asks for the layers of a window, which tiling.stitch = "features" has left behind')
 
-    tokens = qkv = attention = attended = image = read_regions = _refuse
+    tokens = qkv = attention = attended = image = read_regions = once = _refuse
 
     @property
     def unedited(self) -> NoReturn:

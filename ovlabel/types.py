@@ -152,6 +152,9 @@ class Trace(Protocol):
     def unedited(self) -> Trace:
         """The trace as the encoder made it, before the level `tokens`."""
 
+    def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` reads off the unedited layers, made once: for a stage that asks for it at several levels."""
+
     def tokens(self, layer: int) -> Tensor:
         """b n width entering block `layer`: the output of block `layer` − 1."""
 

@@ -83,14 +83,14 @@ class Calibrate:
 
     def _likeness(self, trace: Trace) -> Tensor:
         """M: cosines between the repaired patches of the deep layer, b h·w h·w."""
-        return _cosines(self._repaired(_outputs(trace.unedited, _DEEP)[:, 1:], trace))
+        deep = _outputs(trace.unedited, _DEEP)[:, 1:]
+        return trace.once(f"calibrate likeness {self.outliers}", lambda: _cosines(self._repaired(deep, trace)))
 
     def _repaired(self, patches: Tensor, trace: Trace) -> Tensor:
         """b h·w width → the same, with the positions repaired that stick out behind the last block but one."""
-        whole = trace.unedited
-        factor = outlier_factor(whole.tokens(whole.layers)[:, 1:])
-        wide = factor if factor.dtype == torch.float64 else factor.float()
-        bad = wide > torch.quantile(wide, 1 - self.outliers, dim=-1, keepdim=True)
+        last = trace.unedited.tokens(trace.layers)[:, 1:]
+        factor = trace.once("calibrate outlier factor", lambda: outlier_factor(last))
+        bad = factor > torch.quantile(factor, 1 - self.outliers, dim=-1, keepdim=True)
         return repaired(patches, bad, trace.grid)
 
 
