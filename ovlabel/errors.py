@@ -4,6 +4,7 @@ OvlabelError
 ├── ConfigError    an unknown name, key or value; lists what there is
 │   └── StackError stages in an order that has no meaning
 ├── ImageError     one file that can't be read: recorded, never fatal
+│   └── VanishedError a file that is not there any more
 ├── TruthError     ground truth that can't be read, matched or mapped
 ├── WeightsError   weights that can't be had, or do not fit the model
 └── StoreError     a folder that is no store
@@ -31,6 +32,10 @@ class StackError(ConfigError):
 
 class ImageError(OvlabelError):
     """One image that can't be read; the run records it and goes on."""
+
+
+class VanishedError(ImageError):
+    """A file that is not there any more; nothing is recorded of it."""
 
 
 class TruthError(OvlabelError):
@@ -63,3 +68,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
         return f"unknown {kind} '{name}'; there is {', '.join(names) or 'none'}"
     shown = ", ".join(names[:10])
     return f"unknown {kind} '{name}'; there are {len(names)}: {shown}, …"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether something was too large for the machine: Python's, torch's CPU and its devices' ways to say so."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)

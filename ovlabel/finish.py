@@ -69,13 +69,14 @@ def decide(probabilities: Tensor, size: tuple[int, int], bank: TextBank, thresho
     """
     if probabilities.shape[1:] == size:
         confidence, labels = probabilities.max(0)
-    else:
-        winners = torch.unique(probabilities.argmax(0))
-        ends = bands(size[0], len(winners) * size[1], _BAND_VALUES)
-        lifted = [lift_rows(probabilities, winners, size, *end).max(0) for end in ends]
-        confidence = torch.cat([band.values for band in lifted])
-        labels = winners[torch.cat([band.indices for band in lifted])]
-    return _give_up(labels, confidence, bank, threshold), confidence
+        return _give_up(labels, confidence, bank, threshold), confidence
+    winners = torch.unique(probabilities.argmax(0))
+    labels, confidence = winners.new_empty(size), probabilities.new_empty(size)
+    for top, bottom in bands(size[0], len(winners) * size[1], _BAND_VALUES):
+        best = lift_rows(probabilities, winners, size, top, bottom).max(0)
+        confidence[top:bottom] = best.values
+        labels[top:bottom] = _give_up(winners[best.indices], best.values, bank, threshold)
+    return labels, confidence
 
 
 def _give_up(labels: Tensor, confidence: Tensor, bank: TextBank, threshold: float) -> Tensor:
@@ -108,5 +109,7 @@ def kept_maps(
 
 def quantised(probabilities: Tensor) -> npt.NDArray[np.uint8]:
     """0 … 1 → 0 … 255, rounded."""
-    values: npt.NDArray[np.uint8] = (probabilities.clamp(0, 1) * 255).round().byte().cpu().numpy()
+    rows = bands(len(probabilities), probabilities[:1].numel(), _BAND_VALUES)
+    made = [(probabilities[top:bottom].clamp(0, 1) * 255).round_().byte() for top, bottom in rows]
+    values: npt.NDArray[np.uint8] = torch.cat(made).cpu().numpy()
     return values

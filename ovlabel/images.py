@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
+import functools
 import hashlib
 import io
 import logging
 import os
+import re
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from stat import S_ISREG
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+import numpy.typing as npt
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, _imaging
 
-from ovlabel.errors import ConfigError, ImageError
+from ovlabel.disk import open_regular
+from ovlabel.errors import ConfigError, ImageError, VanishedError
 from ovlabel.types import ImageItem, UInt8Image
 
 log = logging.getLogger("ovlabel")
@@ -24,6 +32,23 @@ SUFFIXES = frozenset(
     f".{name}"
     for name in "bmp dib gif jfif jp2 jpe jpeg jpg pbm pgm png pnm ppm tga tif tiff webp".split()  # noqa: SIM905
 )
+# What the suffixes stand for, and AVIF, which browsers save as .jpg. Others are not tried: some of Pillow's are slow,
+# and EPS runs Ghostscript. TGA has no mark to be known by, so it comes last.
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP", "AVIF", "TGA")
+MAX_FILE_BYTES = 2**30
+MAX_PIXELS = 2**28  # even: Pillow's limit is twice the number that it is given
+MAX_SIDE = 2**18  # rows beyond it cost some decoders minutes and many times their memory
+_BAND_PIXELS = 2**20  # what is converted at once
+_READS = 3
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # vanished meanwhile, a link to nowhere, a link to itself
+
+
+class Content(NamedTuple):
+    """The bytes of a file, their sha256 in hex, and when they were written (ns)."""
+
+    data: bytes
+    sha256: str
+    mtime_ns: int
 
 
 def list_images(folder: Path, left_out: list[str] | None = None) -> list[ImageItem]:
@@ -31,39 +56,87 @@ def list_images(folder: Path, left_out: list[str] | None = None) -> list[ImageIt
 
     A file counts by its suffix, in upper or lower case. Hidden files and folders, Zarr stores and linked folders are
     not entered (so no loop of links can trap the walk); a linked file is taken as the file it leads to. Subfolders that
-    can't be read are added to `left_out`.
+    can't be read, or not all of them, are added to `left_out`.
 
     Raises:
         ConfigError: `folder` is no readable folder.
     """
-    if not folder.is_dir():
-        raise ConfigError(f"no folder {folder}")
+    _check_folder(folder)
     return sorted(_walk(folder, [] if left_out is None else left_out), key=lambda item: item.key)
+
+
+def _check_folder(folder: Path) -> None:
+    if not os.path.isdir(folder):  # Path.is_dir raises for some paths
+        raise ConfigError(f"no folder {folder}")
 
 
 def _walk(root: Path, left_out: list[str]) -> Iterator[ImageItem]:
     folders = [("", root)]
     while folders:
         prefix, folder = folders.pop()
+        unread: OSError | None = None
+        entries: list[os.DirEntry[str]] = []
         try:
             entries = list(os.scandir(folder))
         except OSError as error:
-            if not prefix:
-                raise ConfigError(f"cannot read folder {folder}: {error.strerror}") from None
-            log.warning("folder %s was left out: %s", printable(prefix), error.strerror)
-            left_out.append(prefix)
-            continue
+            unread = error
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir(follow_symlinks=False):
-                if not entry.name.lower().endswith(".zarr"):
-                    folders.append((f"{prefix}{entry.name}/", Path(entry.path)))
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-                with contextlib.suppress(OSError):  # a link to itself, a file that vanished meanwhile
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    if not entry.name.lower().endswith(".zarr"):
+                        folders.append((f"{prefix}{entry.name}/", Path(entry.path)))
+                elif _has_suffix(entry.name):
                     stat = entry.stat()
                     if S_ISREG(stat.st_mode):
                         yield ImageItem(prefix + entry.name, Path(entry.path), stat.st_size, stat.st_mtime_ns)
+            except OSError as error:
+                if error.errno not in _NOT_THERE:
+                    unread = error
+        if unread is None or (prefix and unread.errno in _NOT_THERE):
+            continue
+        if not prefix:
+            raise ConfigError(f"cannot read folder {folder}: {unread.strerror}") from unread
+        log.warning("folder %s was left out: %s", printable(prefix), unread.strerror)
+        left_out.append(prefix)
+
+
+def _has_suffix(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def list_named(folder: Path, names: Iterable[str], absent: list[str]) -> list[ImageItem]:
+    """The named images, each once, sorted by key. Names are paths, relative to `folder` or absolute.
+
+    A name that isn't there, is no regular file (nor a link to one) or has no image's suffix is added to `absent`.
+
+    Raises:
+        ConfigError: `folder` is no folder; a name outside it.
+    """
+    _check_folder(folder)
+    roots = tuple(dict.fromkeys(Path(os.path.abspath(root)) for root in (folder, folder.resolve())))
+    items = []
+    for key, name in {_key(roots, name): name for name in names}.items():
+        try:
+            stat = os.stat(folder / key)
+        except (OSError, ValueError):  # ValueError: a name that no file can have
+            absent.append(name)
+            continue
+        if S_ISREG(stat.st_mode) and _has_suffix(key):
+            items.append(ImageItem(key, folder / key, stat.st_size, stat.st_mtime_ns))
+        else:
+            absent.append(name)
+    return sorted(items, key=lambda item: item.key)
+
+
+def _key(roots: tuple[Path, ...], name: str) -> str:
+    path = Path(os.path.normpath(name))
+    if path.is_absolute():
+        path = next((path.relative_to(root) for root in roots if path.is_relative_to(root)), path)
+    if path.is_absolute() or ".." in path.parts:
+        raise ConfigError(f"{printable(name)} lies outside the folder {roots[0]}")
+    return path.as_posix()
 
 
 def printable(key: str) -> str:
@@ -73,13 +146,34 @@ def printable(key: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in key)
 
 
-def read_file(path: Path) -> tuple[bytes, str]:
-    """A file's bytes and their sha256 in hex. Raises ImageError."""
+def read_file(path: Path) -> Content:
+    """A regular file's content, read again if it changes meanwhile. Never waits for a pipe or a device.
+
+    Raises:
+        VanishedError: it is not there.
+        ImageError: no regular file, unreadable, larger than MAX_FILE_BYTES, or changing all the time.
+    """
     try:
-        data = path.read_bytes()
-    except (OSError, MemoryError) as error:
-        raise ImageError(f"cannot read the file: {getattr(error, 'strerror', None) or 'out of memory'}") from None
-    return data, hashlib.sha256(data).hexdigest()
+        for _ in range(_READS):
+            with open_regular(path) as file:
+                before = os.fstat(file.fileno())
+                if before.st_size > MAX_FILE_BYTES:
+                    raise ImageError(
+                        f"a file of {before.st_size} bytes; more than {MAX_FILE_BYTES / 2**20:g} MiB are not read"
+                    )
+                data = file.read(before.st_size + 1)
+                after = os.fstat(file.fileno())
+            if len(data) == before.st_size == after.st_size and before.st_mtime_ns == after.st_mtime_ns:
+                return Content(data, hashlib.sha256(data).hexdigest(), after.st_mtime_ns)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise VanishedError(f"cannot read the file: {error.strerror}") from error
+    except OSError as error:
+        socket = error.errno == errno.ENXIO
+        reason = "not a regular file" if socket else error.strerror or type(error).__name__
+        raise ImageError(f"cannot read the file: {reason}") from error
+    except MemoryError as error:
+        raise ImageError("cannot read the file: out of memory") from error
+    raise ImageError("keeps changing while it is read")
 
 
 def decode(data: bytes) -> UInt8Image:
@@ -89,31 +183,133 @@ def decode(data: bytes) -> UInt8Image:
     transparent pixels are laid on white, CMYK and palettes are converted.
 
     Raises:
-        ImageError: empty, truncated or not an image; says which.
+        ImageError: empty, truncated, of more than MAX_PIXELS, of a side longer than MAX_SIDE or not an image; says
+            which.
     """
+    return decode_first(data)[0]
+
+
+def decode_first(data: bytes) -> tuple[UInt8Image, bool]:
+    """As `decode`, and whether the file holds more: frames of an animation, pages (not the previews of an MPO)."""
     if not data:
         raise ImageError("the file is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as opened:
-                opened.load()
-                return np.ascontiguousarray(_rgb(ImageOps.exif_transpose(opened)))
-    except UnidentifiedImageError:
-        raise ImageError("not an image in a format that can be read") from None
+        with _settings, Image.open(io.BytesIO(data), formats=_formats()) as opened:
+            if max(opened.size) > MAX_SIDE:
+                raise ImageError(f"a side of {max(opened.size)} pixels; more than {MAX_SIDE} are not decoded")
+            opened.load()
+            ImageOps.exif_transpose(opened, in_place=True)
+            return _rgb(opened), _holds_more(opened)
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError("not an image in a format that can be read") from error
+    except Image.DecompressionBombError as error:
+        size = re.search(r"\d+", str(error))
+        raise ImageError(
+            f"an image of {size[0] if size else 'too many'} pixels; "
+            f"more than {MAX_PIXELS / 1e6:.0f} megapixels are not decoded"
+        ) from error
     except Exception as error:  # Pillow's plugins raise whatever the bytes provoke; each means "unreadable"
-        raise ImageError(f"cannot be decoded: {type(error).__name__}: {error}") from None
+        reason = printable(f"{type(error).__name__}: {error}").rstrip(": ")
+        raise ImageError(f"cannot be decoded: {reason}") from error
+
+
+class _Settings:
+    """Pillow's limit set to MAX_PIXELS; its warnings, and what it and libtiff would print on stderr, ignored.
+
+    These are settings of the process: the first thread in makes them and the last one out restores them, where
+    `warnings.catch_warnings` in each of several threads could restore what another thread had set.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._set()
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._before.close()
+
+    def _set(self) -> None:
+        self._before.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        self._before.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+        Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses more than twice as many
+        logger, handler = logging.getLogger("PIL"), logging.NullHandler()  # without any, errors go to stderr
+        logger.addHandler(handler)
+        self._before.callback(logger.removeHandler, handler)
+        if handle_errors := _libtiff_error_handler():
+            self._before.callback(handle_errors, handle_errors(None))
+
+
+@functools.cache
+def _libtiff_error_handler() -> Callable[[int | None], int | None] | None:
+    """The call that sets what libtiff does with messages (None: nothing) and returns what it did; None on Windows."""
+    try:
+        setter = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler  # found through Pillow's own dependencies
+    except (AttributeError, OSError):
+        return None
+    setter.restype, setter.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    return setter
+
+
+_settings = _Settings()
+
+
+@functools.cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _holds_more(image: ImageFile.ImageFile) -> bool:
+    """Whether further frames or pages follow; may leave the image at another frame."""
+    try:
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    except Exception:  # a damaged second frame
+        return False
 
 
 def _rgb(image: Image.Image) -> UInt8Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        grey = np.asarray(image).astype(np.float64)
-        sixteen = image.mode.startswith("I;16") or grey.max(initial=0) > 255
-        unit = image.mode == "F" and grey.max(initial=0) <= 1
-        grey8 = np.clip(np.rint(grey / 257 if sixteen else grey * 255 if unit else grey), 0, 255).astype(np.uint8)
-        return np.repeat(grey8[..., None], 3, axis=2)
+    """H W 3, converted in bands of rows: a whole image of Pillow's is four bytes a pixel, and each step makes one."""
+    width, height = image.size
+    rows = max(1, _BAND_PIXELS // width)
+    boxes = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
+    grey = image.mode.startswith("I") or image.mode == "F"
+    times, by = _scale(image.mode, [np.asarray(image.crop(box)).max() for box in boxes]) if grey else (1, 1)
+    rgb = np.empty((height, width, 3), np.uint8)
+    for box in boxes:
+        band = image.crop(box)
+        rgb[box[1] : box[3]] = _grey8(band, times, by)[..., None] if grey else _rgb8(band)
+    return rgb
+
+
+def _scale(mode: str, largest: list[np.number[Any]]) -> tuple[int, int]:
+    """What values of more than eight bits are multiplied with and divided by, given the largest ones."""
+    high = np.max(largest)  # NaN where there is one
+    if mode.startswith("I;16") or high > 255:
+        return 1, 257
+    return (255, 1) if mode == "F" and high <= 1 else (1, 1)
+
+
+def _grey8(image: Image.Image, times: int, by: int) -> npt.NDArray[np.uint8]:
+    with np.errstate(all="ignore"):  # NaN
+        grey = np.asarray(image).astype(np.float64) * times / by
+        return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+
+
+def _rgb8(image: Image.Image) -> UInt8Image:
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, rgba)
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))

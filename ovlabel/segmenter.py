@@ -10,6 +10,7 @@ travel in batches; every reduction is per window, so a window never sees its bat
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from ovlabel.clip import Clip, Trace
 from ovlabel.config import Config
-from ovlabel.errors import ConfigError, StackError
+from ovlabel.errors import ConfigError, StackError, out_of_memory
 from ovlabel.finish import decide, drop_small, finish_size, kept_maps, label_map, probabilities_of, quantised
 from ovlabel.ops import enlarge, normalise, resize, scaled_scores
 from ovlabel.stack import Stack, levels_of, name_of
@@ -47,6 +48,9 @@ from ovlabel.windows import (
     working_size,
 )
 
+log = logging.getLogger("ovlabel")
+
+_T = TypeVar("_T")
 _TIE = 1e-3  # what the mean cosines weigh beside votes
 
 
@@ -102,6 +106,7 @@ class Segmenter:
     def __init__(self, clip: Clip, bank: TextBank, stack: Stack, config: Config, batch_size: int = 16) -> None:
         self.clip, self.bank, self.stack, self.config = clip, bank.merged(), stack, config
         self.batch_size = batch_size
+        self._together = 0  # the most windows of a batch since somebody asked
         tiling = config.tiling
         self._direct = tiling.enlarge == "direct" and tiling.window == 0
         if self._direct and stack.acts_at("window"):
@@ -142,16 +147,39 @@ class Segmenter:
     def begin(self, image: UInt8Image) -> Callable[[], Annotation]:
         """`annotation(image)` as far as nobody else is waited for; the call waits and does the rest."""
         resized, size = self._resized(image)
-        with torch.inference_mode():
-            probabilities, context = self._probabilities(resized, size, image)
-            answer = self.stack.begin("probabilities", probabilities, context)
-        del probabilities
+        answer, context = self._fitted(lambda: self._begun(resized, size, image))
 
         def finish() -> Annotation:
             with torch.inference_mode():
                 return self._annotation(self._decided(answer(), context, size))
 
         return finish
+
+    def _begun(
+        self, resized: UInt8Image, size: tuple[int, int], image: UInt8Image
+    ) -> tuple[Callable[[], Tensor], ImageContext]:
+        with torch.inference_mode():
+            probabilities, context = self._probabilities(resized, size, image)
+            return self.stack.begin("probabilities", probabilities, context), context
+
+    def _fitted(self, work: Callable[[], _T]) -> _T:
+        """`work()`, with batches half as large each time the machine has no room for them.
+
+        A smaller size stays for the images that follow, unless one window alone was too much: that is the image's own.
+        """
+        before = self.batch_size
+        while True:
+            self._together = 0
+            try:
+                return work()
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error) or self._together <= 1:
+                    self.batch_size = before
+                    raise
+            self.batch_size = self._together // 2  # the error, and with it what its frames held, is gone by now
+            if self.clip.device.type == "cuda":
+                torch.cuda.empty_cache()
+            log.warning("out of memory: %d windows at a time from here on", self.batch_size)
 
     def _annotation(self, decision: _Decision) -> Annotation:
         working = decision.working_size
@@ -310,6 +338,7 @@ class Segmenter:
         """Batches of windows, as a view shows them, through the encoder: b e h w, not yet edited at `features`."""
         for start in range(0, len(boxes), self.batch_size):
             batch = boxes[start : start + self.batch_size]
+            self._together = max(self._together, len(batch))
             padding = self._padding(batch[0])
             windows = seen(F.pad(cut(pixels, batch), padding) if any(padding) else cut(pixels, batch), view)
             padding = flipped_padding(padding, view)

@@ -1,14 +1,17 @@
 """The Zarr layout: what is written, when it counts as committed, what is pending. zarr stays in this room.
 
     OUT.zarr/
-      zarr.json                      attributes: the whole run (config as written and as resolved, classes, versions)
+      zarr.json                      attributes: the store's id and the whole run (config, classes, versions)
       chunks/
         00000001-5f0c3a9e/           one commit: up to `--chunk` images
-          zarr.json                  attributes: `images`, one line an image. THE COMMIT RECORD, written last
+          zarr.json                  attributes: `images`, a line an image (record.py). THE COMMIT RECORD, written last
           labels/ confidence/        1-D arrays, the images' pixels one after another, one shard file each
           classes/ probabilities/    likewise, the kept probability maps (k h w an image, at working size)
 
-Arrays first, then the record, which a rename puts in place at once: a chunk without a record never happened. One
+Arrays first, forced to the disk, then the record, which a rename puts in place at once: a chunk without a record never
+happened. A record names its store and its node and has a checksum, so it vouches for nothing else. What is committed is
+never written to again; a later line of a key replaces an earlier one, and a "removed" line ends it. The nodes of a
+shard (`annotate --shard`) end in its name, 00000001-5f0c3a9e-2of8, and lie among the others: readers see the union. One
 folder a commit and not one an image: 100,000 images are some 14,000 files instead of 900,000 (README, "The store").
 Keys are data in the record, never node names, so any path a file system allows can be a key.
 """
@@ -16,17 +19,15 @@ Keys are data in the record, never node names, so any path a file system allows 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import json
 import logging
 import os
 import platform
 import re
-import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -35,59 +36,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ovlabel.errors import BusyError, StoreError
+from ovlabel import disk
+from ovlabel.errors import StoreError
+from ovlabel.lock import Lock, Shard
+from ovlabel.record import Record, crc32, now, pack, unpack
 from ovlabel.types import Annotation, ImageItem, LabelMap, below_threshold, label_dtype, not_annotated
 
 log = logging.getLogger("ovlabel")
 
-FORMAT = 1
+FORMAT = 2
 _OPEN = 64  # arrays kept open for reading
 _INNER = 2**16  # values in an inner chunk: what reading a part of an image decompresses
-_NAME = re.compile(r"\d{8}-[0-9a-f]{8}")
-
-
-@dataclass(frozen=True)
-class Record:
-    """One image's line in a commit record.
-
-    Attributes:
-        key: path relative to the folder. size: bytes. mtime_ns: modification time. sha256: of the file, in hex.
-        outcome: "done" or "failed". stage, error: what failed, and why.
-        height, width: of the labels. working: (h, w) of the probability maps.
-        chunk: the node that holds the arrays; "" is the record's own.
-        pixel, map: where the image starts in `labels`/`confidence`, and in `classes`/`probabilities`.
-        maps: k, how many probability maps are kept.
-        reduced: decided on fewer pixels than `labels.finish` asks for.
-    """
-
-    key: str
-    size: int
-    mtime_ns: int
-    sha256: str = ""
-    outcome: str = "done"
-    stage: str = ""
-    error: str = ""
-    height: int = 0
-    width: int = 0
-    working: tuple[int, int] = (0, 0)
-    chunk: str = ""
-    pixel: int = 0
-    map: int = 0
-    maps: int = 0
-    reduced: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """Without the fields that hold their defaults."""
-        return {k: v for k, v in asdict(self).items() if v != _DEFAULTS.get(k, ...)}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Record:
-        """The inverse of `to_json`; fields of a later version are passed over. Raises TypeError for no record."""
-        known = {key: value for key, value in values.items() if key in cls.__dataclass_fields__}
-        return cls(**known | {"working": tuple(known.get("working", (0, 0)))})
-
-
-_DEFAULTS = asdict(Record("", -1, -1)) | {"key": ..., "size": ..., "mtime_ns": ..., "outcome": ...}
+_LARGEST = 2**30  # bytes of a metadata file
+_NAME = re.compile(r"(\d{8})-[0-9a-f]{8}(?:-(\d+of\d+))?")
+_ATTRIBUTES = {
+    "id": str, "created": str, "folder": str, "folder_from_store": str, "classes": list, "colours": list,
+    "labels": dict, "written": dict, "run": dict, "versions": dict,
+}  # fmt: skip
 
 
 class TopProbabilities(NamedTuple):
@@ -153,10 +118,12 @@ class Store(Mapping[str, StoredImage]):
 
     Attributes:
         path: the store. attrs: its attributes. failed: key → record of the images that failed.
+        damaged: chunk → why its record does not count. unfinished: chunks without one.
+        lock: what the writer holds; None for readers.
     """
 
-    def __init__(self, path: Path, attrs: dict[str, Any]) -> None:
-        self.path, self.attrs = path, attrs
+    def __init__(self, path: Path, attrs: dict[str, Any], lock: Lock | None = None, shard: Shard | None = None) -> None:
+        self.path, self.attrs, self.lock, self.shard = path, attrs, lock, shard
         self._open: dict[tuple[str, str], Any] = {}
         self.refresh()
 
@@ -190,11 +157,16 @@ class Store(Mapping[str, StoredImage]):
         return {key: r for key, r in sorted(self._records.items()) if r.outcome == "failed"}
 
     @property
+    def records(self) -> Mapping[str, Record]:
+        """The record that counts of every image that is done or failed."""
+        return self._records
+
+    @property
     def committed(self) -> str:
         """When the last commit was made, ISO 8601 in UTC; "" before the first."""
         for name in reversed(self._nodes()):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                return str(self._attributes(name)["committed"])
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+                return str(json.loads(self._metadata(name))["attributes"]["committed"])
         return ""
 
     def __getitem__(self, key: str) -> StoredImage:
@@ -212,30 +184,30 @@ class Store(Mapping[str, StoredImage]):
     def refresh(self) -> None:
         """Read the commit records anew; a later record of a key replaces an earlier one."""
         self._open = {}
-        nodes = {name: self._committed(name) for name in self._nodes()}
-        committed = {name: records for name, records in nodes.items() if records is not None}
-        self._unfinished = sorted(nodes.keys() - committed.keys())
+        committed = self._commits()
         self._last = max((int(name[:8]) for name in committed), default=0)
-        self._records: dict[str, Record] = {
-            record.key: record
-            for records in committed.values()
-            for record in records
-            if record.outcome != "done" or record.chunk in committed
-        }
+        self._records: dict[str, Record] = {}
+        for record in (record for records in committed.values() for record in records):
+            if record.outcome == "removed":
+                self._records.pop(record.key, None)
+            elif record.outcome != "done" or record.chunk in committed:
+                self._records[record.key] = record
         self.__dict__.pop("_by_content", None)
 
-    def pending(self, items: Sequence[ImageItem]) -> list[ImageItem]:
+    def pending(self, items: Sequence[ImageItem], *, retry_failed: bool = False) -> list[ImageItem]:
         """The items that no valid commit record covers, by key, size and modification time.
 
         A file that was only touched or renamed is pending too, but its content is known (`like`): nothing is redone. So
-        is one that could not be opened and can be now.
+        is one that could not be opened and can be now, and with `retry_failed` every one that failed.
         """
 
         def covered(item: ImageItem) -> bool:
             record = self._records.get(item.key)
             if record is None or (record.size, record.mtime_ns) != (item.size, item.mtime_ns):
                 return False
-            return record.outcome == "done" or record.stage != "open" or not os.access(item.path, os.R_OK)
+            if record.outcome == "done":
+                return True
+            return not retry_failed and (record.stage != "open" or not os.access(item.path, os.R_OK))
 
         return [item for item in items if not covered(item)]
 
@@ -249,110 +221,203 @@ class Store(Mapping[str, StoredImage]):
 
     def read(self, record: Record, name: str, start: int, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         """A stretch of one array as `shape`. Raises StoreError where it is damaged or gone."""
-        count = int(np.prod(shape))
+        count = int(np.prod(shape, dtype=object))
         try:
             array = self._array(record.chunk, name)
+            if start + count > array.shape[0]:
+                raise ValueError(f"it ends at {array.shape[0]}, before {start + count}")
             return np.asarray(array[start : start + count]).reshape(shape)
         except Exception as error:
             raise StoreError(f"{self.path}: the {name} of '{record.key}' can't be read ({error})") from error
 
+    def check(self, record: Record) -> str:
+        """What is wrong with a done image's arrays; "" if each has its recorded length and checksum."""
+        pixels, maps = (record.height, record.width), (record.maps, *record.working)
+        for name, recorded in zip(record.arrays, record.sums, strict=True):
+            of_pixels = name in ("labels", "confidence")
+            start, shape = (record.pixel, pixels) if of_pixels else (record.map, maps)
+            try:
+                values = self.read(record, name, start, shape)
+            except StoreError as error:
+                return f"{name}: {error.__cause__}"
+            if crc32(np.ascontiguousarray(values)) != recorded:
+                return f"{name}: the checksum does not fit"
+        return ""
+
     def _array(self, chunk: str, name: str) -> Any:
-        """An array, opened once for the images that follow in its chunk."""
+        """An array, opened once for the images that follow in its chunk. Raises ValueError for one not written here."""
         import zarr
 
         if (chunk, name) not in self._open:
             if len(self._open) >= _OPEN:
                 self._open = {}
-            self._open[chunk, name] = zarr.open_array(self.path / "chunks" / chunk / name, mode="r")
+            array = zarr.open_array(self.path / "chunks" / chunk / name, mode="r", zarr_format=3)
+            if array.ndim != 1 or array.dtype.name not in ("uint8", "uint16") or array.chunks != (_INNER,):
+                raise ValueError(f"an array of {array.ndim} dimensions of {array.dtype}, in parts of {array.chunks}")
+            self._open[chunk, name] = array
         return self._open[chunk, name]
 
     def _nodes(self) -> list[str]:
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.path / "chunks") as entries:
-            return sorted(e.name for e in entries if _NAME.fullmatch(e.name))
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.path / "chunks") as entries:
+            return sorted(e.name for e in entries if _NAME.fullmatch(e.name) and e.is_dir(follow_symlinks=False))
         return []
 
-    def _committed(self, name: str) -> list[Record] | None:
-        """The records of one chunk, or None where no commit counts. Raises StoreError for a disk that errs."""
-        try:
-            return [Record.from_json({"chunk": name, **line}) for line in self._attributes(name)["images"]]
-        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
-            return None
-        except OSError as error:
-            where = self.path / "chunks" / name
-            raise StoreError(f"cannot read {where}: {error.strerror or error}") from error
+    def _commits(self) -> dict[str, list[Record]]:
+        """The records of every commit that counts, oldest first; notes what is unfinished or damaged."""
+        self.unfinished: list[str] = []
+        self.damaged: dict[str, str] = {}
+        return {name: records for name in self._nodes() if (records := self._committed(name)) is not None}
 
-    def _attributes(self, name: str) -> Any:
-        """The attributes of a chunk's node, read straight from its file: listing needs no zarr."""
-        return json.loads((self.path / "chunks" / name / "zarr.json").read_bytes())["attributes"]
+    def _committed(self, name: str) -> list[Record] | None:
+        """The records of one chunk; None, with the reason noted, where it does not count.
+
+        Raises:
+            StoreError: the disk errs, or permission is missing: what is there can't be known.
+        """
+        try:
+            return unpack(self.attrs["id"], name, self._metadata(name))
+        except FileNotFoundError:
+            self.unfinished.append(name)
+        except IsADirectoryError:
+            self.damaged[name] = "it is a folder"
+        except ValueError as error:
+            self.damaged[name] = str(error)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EFBIG, errno.ELOOP):
+                raise StoreError(f"cannot read {self.path / 'chunks' / name}: {error.strerror or error}") from error
+            self.damaged[name] = str(error.strerror)
+        return None
+
+    def _metadata(self, name: str) -> bytes:
+        """The metadata of a chunk's node, read straight from its file: listing needs no zarr."""
+        return disk.read_up_to(self.path / "chunks" / name / "zarr.json", _LARGEST)
 
     # ---------------------------------------------------------------- writing
 
     def clear_unfinished(self) -> None:
-        """Remove chunks that were never committed. Only for the holder of the lock (`locked`).
+        """Remove chunks that were never committed: a shard's own, or all of them. Only for the holder of the lock.
 
-        A chunk whose record is there but damaged stays where it is: its images are done anew, its arrays may be of use.
+        A chunk whose record is there but does not count stays where it is: its images are done anew, and what it is
+        worth is for a person to say (`verify --repair`).
         """
-        for name in self._unfinished:
-            node = self.path / "chunks" / name
-            if (node / "zarr.json").exists():
-                log.warning("%s: the record of chunk %s is damaged; its images are annotated anew", self.path, name)
-            else:
-                shutil.rmtree(node, ignore_errors=True)
+        for name in self.unfinished:
+            shard = _NAME.fullmatch(name)
+            if self.shard is None or (shard and shard[2] == str(self.shard)):
+                disk.remove_node(self.path / "chunks" / name)
+        if self.shard is None:
+            for partial in (*self.path.glob("*.partial"), *(self.path / "chunks").glob("*.partial")):
+                partial.unlink(missing_ok=True)
+        for name, reason in self.damaged.items():
+            log.warning("%s: the record of chunk %s does not count: %s (see 'ovlabel verify')", self.path, name, reason)
 
     def settle(self, written: dict[str, Any], folder: Path, text: dict[str, Any]) -> None:
         """Note how the run is written, where its folder lies and how its classes are drawn now.
 
         The next run need not resolve it then. Only for the holder of the lock; `text` as in `create_store`.
         """
-        import zarr
-
-        now = {"written": written, **_place(self.path, folder), **text}
-        if any(self.attrs.get(name) != value for name, value in now.items()):
-            self.attrs.update(now)
-            zarr.open_group(self.path, mode="r+").update_attributes(now)
+        said = {"written": written, **_place(self.path, folder), **text}
+        if any(self.attrs.get(name) != value for name, value in said.items()):
+            self.attrs.update(said)
+            with _writing(self.path):
+                disk.put(self.path / "zarr.json", _group(self.attrs))
 
     def commit(self, entries: Sequence[tuple[Record, Annotation | None]]) -> None:
-        """Write the arrays of the entries, then the record that makes them count. Raises StoreError."""
+        """Write the arrays of the entries, then the record that makes them count.
+
+        Raises:
+            StoreError: the disk is full, the store was removed, permission is gone …; what was committed before stays.
+            BusyError: another process has taken the lock over.
+        """
         self._last += 1
-        name = f"{self._last:08d}-{uuid.uuid4().hex[:8]}"
-        try:
-            records = self._write(name, entries)
-        except OSError as error:
-            shutil.rmtree(self.path / "chunks" / name, ignore_errors=True)
-            raise StoreError(f"cannot write to {self.path}: {error.strerror or error}") from error
-        for record in records:
-            self._records[record.key] = record
-            if record.outcome == "done":
-                self._by_content[record.sha256] = record
-
-    def _write(self, name: str, entries: Sequence[tuple[Record, Annotation | None]]) -> list[Record]:
-        import zarr
-
+        name = f"{self._last:08d}-{uuid.uuid4().hex[:8]}" + (f"-{self.shard}" if self.shard else "")
         node = self.path / "chunks" / name
+        try:
+            with _writing(self.path):
+                self._hold()
+                records = self._write_arrays(node, entries)
+                disk.sync_tree(node)
+                disk.sync_folder(node.parent)
+                self._hold()
+                disk.put(node / "zarr.json", pack(self.attrs["id"], name, records))
+        except BaseException:
+            disk.remove_node(node)
+            raise
+        for record in records:
+            self._remember(replace(record, chunk=record.chunk or name))
+
+    def remove(self, keys: Sequence[str], reason: str) -> None:
+        """Commit that the images of these keys are no longer part of the store; see `free`."""
+        self.commit([(Record(key, -1, -1, outcome="removed", error=reason), None) for key in keys])
+
+    def free(self) -> int:
+        """Remove the chunks in which nothing counts any more; how many. Only for the holder of the whole lock."""
+        lines = self._commits()
+        home = {record.key: name for name, records in lines.items() for record in records}
+        used = {record.chunk for record in self._records.values() if record.outcome == "done"}
+        mentioned: set[str] = set()  # by what stays: a removal must outlive what it removes
+        freed = 0
+        for name, records in lines.items():
+            last = [record for record in records if home[record.key] == name]
+            if name in used or any(r.outcome != "removed" or r.key in mentioned for r in last):
+                mentioned.update(record.key for record in records)
+            else:
+                disk.remove_node(self.path / "chunks" / name)
+                freed += 1
+        return freed
+
+    def discard(self, name: str) -> None:
+        """Remove a chunk whose record does not count."""
+        disk.remove_node(self.path / "chunks" / name)
+
+    def _hold(self) -> None:
+        """Raise unless this process is still the one that may write here, and nowhere else."""
+        if self.lock is not None:
+            self.lock.check()
+        if (self.path / "chunks").is_symlink():
+            raise StoreError(f"{self.path}/chunks is a link; nothing is written through it")
+
+    def _remember(self, record: Record) -> None:
+        if record.outcome == "removed":
+            self._records.pop(record.key, None)
+            self.__dict__.pop("_by_content", None)
+            return
+        self._records[record.key] = record
+        if record.outcome == "done":
+            self._by_content[record.sha256] = record
+
+    def _write_arrays(self, node: Path, entries: Sequence[tuple[Record, Annotation | None]]) -> list[Record]:
+        """The arrays of a new node; the records with the place and the checksums of what belongs to them."""
+        node.mkdir()
         lines, pixel, position = [], 0, 0
         for record, annotation in entries:
-            values = asdict(record)
-            if annotation is not None:
-                height, width = annotation.labels.shape
-                maps = 0 if annotation.probabilities is None else len(annotation.probabilities)
-                working = annotation.working_size
-                values |= {"height": height, "width": width, "working": working, "maps": maps}
-                values |= {"pixel": pixel, "map": position, "reduced": annotation.reduced}
-                pixel += height * width
-                position += maps * working[0] * working[1]
-            lines.append(Record(**values))
+            if annotation is None:
+                lines.append(record)
+                continue
+            height, width = annotation.labels.shape
+            maps = 0 if annotation.probabilities is None else len(annotation.probabilities)
+            working = annotation.working_size
+            parts = (annotation.labels, annotation.confidence, annotation.classes, annotation.probabilities)
+            lines.append(
+                replace(
+                    record,
+                    height=height,
+                    width=width,
+                    working=working,
+                    maps=maps,
+                    pixel=pixel,
+                    map=position,
+                    reduced=annotation.reduced,
+                    sums=tuple(crc32(np.ascontiguousarray(part)) for part in parts if part is not None),
+                )
+            )
+            pixel += height * width
+            position += maps * working[0] * working[1]
         annotations = [annotation for _, annotation in entries if annotation is not None]
         self._put(node, "labels", [a.labels for a in annotations], not_annotated(len(self.classes)))
         self._put(node, "confidence", [a.confidence for a in annotations], 0)
         self._put(node, "classes", [a.classes for a in annotations if a.classes is not None], 0)
         self._put(node, "probabilities", [a.probabilities for a in annotations if a.probabilities is not None], 0)
-        attributes = {
-            "images": [line.to_json() for line in lines],
-            "committed": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        with zarr.config.set({"json_indent": None}):
-            zarr.create_group(node, attributes=attributes)
-        return [line if line.chunk else Record(**{**asdict(line), "chunk": name}) for line in lines]
+        return lines
 
     def _put(self, node: Path, name: str, parts: Sequence[npt.NDArray[Any]], fill: int) -> None:
         """One 1-D array of all parts, flattened, in a single shard file."""
@@ -374,22 +439,25 @@ class Store(Mapping[str, StoredImage]):
         array[:] = flat
 
 
-def open_store(path: str | Path) -> Store:
-    """Open a store for reading. Raises StoreError where there is none."""
+def open_store(path: str | Path, lock: Lock | None = None, shard: Shard | None = None) -> Store:
+    """Open a store: for reading, or with a lock for writing. Raises StoreError where there is none."""
     path = Path(path)
     try:
-        node = json.loads((path / "zarr.json").read_bytes())
-    except FileNotFoundError:
-        what = "holds no zarr.json" if path.is_dir() else "does not exist"
+        node = json.loads(disk.read_up_to(path / "zarr.json", _LARGEST))
+    except (FileNotFoundError, NotADirectoryError):
+        what = "holds no zarr.json" if path.is_dir() else "does not exist" if not path.exists() else "is a file"
         raise StoreError(f"{path} {what}; an ovlabel store ends in .zarr and is made by 'ovlabel annotate'") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path}/zarr.json can't be read: {error}") from None
     attrs = (node.get("attributes") or {}) if isinstance(node, dict) else {}
-    if attrs.get("ovlabel_format") != FORMAT:
-        found = attrs.get("ovlabel_format")
+    found = attrs.get("ovlabel_format") if isinstance(attrs, dict) else None
+    if found != FORMAT:
         reason = f"has format {found}, this version reads {FORMAT}" if found else "was not made by ovlabel"
         raise StoreError(f"{path} {reason}")
-    return Store(path, attrs)
+    wrong = sorted(name for name, kind in _ATTRIBUTES.items() if not isinstance(attrs.get(name), kind))
+    if wrong:
+        raise StoreError(f"{path}/zarr.json is damaged: {', '.join(wrong)} missing or of another type")
+    return Store(path, attrs, lock, shard)
 
 
 def exists(path: Path) -> bool:
@@ -397,25 +465,26 @@ def exists(path: Path) -> bool:
     if (path / "zarr.json").exists():
         return True
     parts = path.rglob("*") if path.is_dir() else []
-    foreign = any(part.name not in ("chunks", "zarr.json") and part.suffix != ".partial" for part in parts)
-    if foreign or (path.exists() and not path.is_dir()):
+    ours = ("chunks", "zarr.json")
+    if (path.exists() and not path.is_dir()) or any(
+        part.name not in ours and part.suffix != ".partial" and not part.name.startswith(".lock") for part in parts
+    ):
         raise StoreError(f"{path} exists and is no store; pass another --out")
     return False
 
 
 def create_store(path: Path, folder: Path, run: dict[str, Any], written: dict[str, Any], text: dict[str, Any]) -> Store:
-    """A new, empty store.
+    """A new, empty store; one that another shard made meanwhile is left as it is, and taken.
 
     Args:
         path: where. folder: the photographs. run, written: the run as resolved and as written.
         text: `classes` and `colours` in label order, `background` (index or None), `vocabulary` (all that it says).
     """
-    import zarr
-
     count = len(text["classes"])
     attrs = {
         "ovlabel_format": FORMAT,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "id": uuid.uuid4().hex,
+        "created": now(),
         **_place(path, folder),
         **text,
         "labels": {
@@ -427,13 +496,27 @@ def create_store(path: Path, folder: Path, run: dict[str, Any], written: dict[st
         "run": run,
         "versions": versions(),
     }
-    try:
-        if not (path / "chunks" / "zarr.json").exists():
-            zarr.create_group(path / "chunks")
-        zarr.create_group(path, attributes=attrs)
-    except OSError as error:
-        raise StoreError(f"cannot make {path}: {error.strerror or error}") from error
+    with _writing(path):
+        (path / "chunks").mkdir(parents=True, exist_ok=True)
+        disk.put(path / "chunks" / "zarr.json", _group({}), new=True)
+        disk.put(path / "zarr.json", _group(attrs), new=True)
     return open_store(path)
+
+
+def _group(attrs: dict[str, Any]) -> bytes:
+    """The metadata of a Zarr group."""
+    return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attrs}, indent=1).encode()
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say where a write failed: StoreError for OSError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} was removed while it was written ({error.filename})") from error
+    except OSError as error:
+        raise StoreError(f"cannot write to {path}: {error.strerror or error}") from error
 
 
 def _place(path: Path, folder: Path) -> dict[str, str]:
@@ -446,27 +529,3 @@ def versions() -> dict[str, str]:
     """Versions of what the results depend on."""
     names = ("ovlabel", "torch", "open_clip_torch", "numpy", "pillow", "zarr")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a store's folder (made if need be) against other writers.
-
-    An advisory lock; the system lets go of it when the process ends, however it ends.
-
-    Raises:
-        BusyError: another process holds it. StoreError: the folder can't be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise StoreError(f"cannot make {path}: {error.strerror}") from None
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError(f"{path} is being written by another process; wait for it, or stop it") from None
-        yield
-    finally:
-        os.close(handle)

@@ -8,16 +8,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ovlabel import disk
 from ovlabel.config import Config, load_config
 from ovlabel.errors import BusyError, ConfigError, RunError, StoreError
 from ovlabel.job import Job, annotate, default_store, prepare
-from ovlabel.store import Record, Store, open_store
+from ovlabel.record import Record
+from ovlabel.store import Store, open_store
 from ovlabel.types import Annotation, ChunkReport, TextBank, UInt8Image
 from tests.conftest import writing
 
@@ -52,7 +54,7 @@ class Fake:
         labels = (image[..., 0] // 86).astype(np.uint8)
         confidence = image[..., 1].copy()
         small = image[:2, :2, 2]
-        return Annotation(labels, confidence, np.zeros((1, *small.shape), np.uint8), small[None].copy(), small.shape)
+        return Annotation(labels, confidence, np.ones((1, *small.shape), np.uint8), small[None].copy(), small.shape)
 
     def make(self, config: Config, text: TextBank | None, offline: bool) -> tuple[Fake, dict[str, Any]]:
         self.made += 1
@@ -616,15 +618,13 @@ def test_a_moved_folder_is_noted_at_the_next_commit(
 def test_a_file_that_can_be_opened_again_is_annotated(
     folder: Path, drawn: dict[str, Any], fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Path.read_bytes
-
-    def flaky(self: Path) -> bytes:
-        if self.name == "z.png":
+    def flaky(path: Path) -> BinaryIO:
+        if path.name == "z.png":
             raise OSError(5, "Input/output error")
-        return real(self)
+        return disk.open_regular(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", flaky)
+        patch.setattr("ovlabel.images.open_regular", flaky)
         job, _ = run_all(folder, fake)
         assert list(job.failures()) == ["z.png"]
     run_all(folder, fake)

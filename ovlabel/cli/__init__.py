@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Sequence
@@ -14,12 +12,17 @@ from typing import Annotated, Any
 import typer
 
 from ovlabel import __version__
-from ovlabel.cli import ablate, annotate, demo, export, inspect, lists, loftup, score
-from ovlabel.cli.codes import BUSY, DEFECT, INTERRUPTED, OK, STORE, TERMINATED, USAGE, WEIGHTS
+from ovlabel.cli import ablate, annotate, demo, doctor, export, inspect, lists, loftup, score, verify
+from ovlabel.cli.codes import BUSY, DEFECT, HUNG_UP, INTERRUPTED, OK, STORE, TERMINATED, USAGE, WEIGHTS
+from ovlabel.cli.voice import speak
 from ovlabel.errors import BusyError, OvlabelError, StoreError, WeightsError
 
+log = logging.getLogger("ovlabel")
+
+_CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED, signal.SIGHUP: HUNG_UP}
+
 app = typer.Typer(
-    help="Annotate folders of images with open-vocabulary semantic segmentation, without training.",
+    help="Open-vocabulary semantic segmentation of whole folders, without training.",
     epilog="Start with: ovlabel demo; then: ovlabel annotate ./images --vocab coco-stuff",
     no_args_is_help=True,
     add_completion=False,
@@ -34,49 +37,40 @@ ablate.register(app)
 export.register(app)
 loftup.register(app)
 inspect.register(app)
+verify.register(app)
+doctor.register(app)
 lists.register(app)
 
 
 class _Interrupted(BaseException):
-    """Ctrl-C or a polite end (SIGTERM); not KeyboardInterrupt, which typer would turn into its own exit code."""
+    """Ctrl-C, SIGTERM or a closed terminal (SIGHUP); not KeyboardInterrupt, which typer ends by itself."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Every refusal is one line on stderr."""
     warnings.filterwarnings("ignore", module="(torch|timm|open_clip|huggingface_hub)")
-    _speak_plainly()
+    speak()
     main_thread = threading.current_thread() is threading.main_thread()
-    signals = (signal.SIGINT, signal.SIGTERM) if main_thread else ()
-    before = {number: signal.signal(number, _interrupt) for number in signals}
+    signals = tuple(_CODES) if main_thread else ()
+    ignored = {number for number in signals if signal.getsignal(number) is signal.SIG_IGN}  # nohup stays nohup
+    before = {number: signal.signal(number, _interrupt) for number in signals if number not in ignored}
     try:
         app(args=arguments, prog_name="ovlabel")
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else OK
     except (_Interrupted, KeyboardInterrupt) as error:
-        print("ovlabel: stopped; what was finished is committed, run the same command to go on", file=sys.stderr)
-        return TERMINATED if signal.SIGTERM in error.args else INTERRUPTED
+        log.error("stopped; what was finished is committed, run the same command to go on")
+        return next((code for number, code in _CODES.items() if number in error.args), INTERRUPTED)
     except OSError as error:
-        print(f"ovlabel: {error}", file=sys.stderr)
+        log.error("%s", error)
         return DEFECT
     except OvlabelError as error:
-        print(f"ovlabel: {error}", file=sys.stderr)
+        log.error("%s", error)
         return _code(error)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     return OK
-
-
-def _speak_plainly() -> None:
-    """The library's messages as plain lines on stderr; what a stream can't encode as escapes, never a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("ovlabel: %(message)s"))
-    log = logging.getLogger("ovlabel")
-    log.setLevel(logging.INFO)
-    log.handlers[:] = [handler]
 
 
 def _interrupt(number: int, _: Any) -> None:

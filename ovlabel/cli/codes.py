@@ -1,4 +1,4 @@
 """Exit codes: what a script can rely on. README, "Exit codes"."""
 
 OK, DEFECT, USAGE, SOME_FAILED, STORE, BUSY, BELOW, WEIGHTS = range(8)
-INTERRUPTED, TERMINATED = 130, 143
+HUNG_UP, INTERRUPTED, TERMINATED = 129, 130, 143

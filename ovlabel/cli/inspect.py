@@ -9,6 +9,7 @@ import typer
 
 from ovlabel.errors import ConfigError, ImageError, unknown
 from ovlabel.images import decode, list_images, printable, read_file
+from ovlabel.lock import owners
 from ovlabel.store import Store, open_store
 
 
@@ -25,8 +26,8 @@ def status(store: Annotated[Path, typer.Argument(help="Store made by 'ovlabel an
     print(f"store      {printable(str(store))}")
     if opened.folder.is_dir():
         items = list_images(opened.folder)
-        gone = len(opened.keys() - {item.key for item in items})
-        left = f", {gone} annotated ones are not there any more" if gone else ""
+        gone = len(opened.records.keys() - {item.key for item in items})
+        left = f", {gone} known ones are not there any more" if gone else ""
         counts = f"{len(items)} images, {len(opened.pending(items))} pending{left}"
         print(f"folder     {printable(str(opened.folder))} ({counts})")
     else:
@@ -45,8 +46,13 @@ def status(store: Annotated[Path, typer.Argument(help="Store made by 'ovlabel an
     print(f"kept       labels, confidence, probabilities: {run['store']['probabilities']}")
     print(f"made       {opened.attrs['created']} by ovlabel {opened.attrs['versions']['ovlabel']}")
     print(f"committed  {opened.committed or 'nothing yet'}")
+    for owner in owners(store):
+        print(f"lock       {owner}, who is writing or died of it")
+    for name, reason in opened.damaged.items():
+        print(f"damaged: the record of chunk {name}: {reason} (ovlabel verify)")
     for key, record in opened.failed.items():
-        print(f"failed: {printable(key)}: {record.stage}: {record.error}")
+        times = f"{record.attempts} times, last" if record.attempts > 1 else "on"
+        print(f"failed: {printable(key)}: {record.stage}: {record.error} ({record.exception}; {times} {record.time})")
 
 
 def show(
@@ -63,7 +69,7 @@ def show(
     if out.resolve().is_relative_to(opened.folder.resolve()):
         raise ConfigError(f"{out} would lie among the photographs of {opened.folder}; pass -o with another folder")
     try:
-        data, sha256 = read_file(stored.path)
+        data, sha256, _ = read_file(stored.path)
         picture = decode(data)
     except ImageError as error:
         raise ConfigError(f"{photograph}: {error}") from None

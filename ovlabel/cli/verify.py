@@ -1,0 +1,54 @@
+"""`ovlabel verify`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ovlabel.cli.codes import OK, STORE
+from ovlabel.images import printable
+from ovlabel.store import open_store
+from ovlabel.verify import Report, repair
+from ovlabel.verify import verify as check
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(verify)
+
+
+def verify(
+    store: Annotated[Path, typer.Argument(help="Store made by 'ovlabel annotate'.")],
+    mend: Annotated[bool, typer.Option("--repair", help="Take out what is damaged; it is pending then.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Repair: wait for a run that is writing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
+) -> None:
+    """Compare every array of a store with its recorded length and checksum.
+
+    Exits with 0 if all is well, or repaired, and with 4 if something is damaged. After a repair, 'ovlabel annotate'
+    does exactly the images again that were damaged.
+    """
+    opened = open_store(store)
+    report = repair(opened, wait=wait) if mend else check(opened)
+    if as_json:
+        print(json.dumps({**asdict(report), "clean": report.clean}))
+    else:
+        _print(store, report)
+    raise typer.Exit(OK if report.clean or report.repaired else STORE)
+
+
+def _print(store: Path, report: Report) -> None:
+    for key, reason in report.bad.items():
+        print(f"damaged: {printable(key)}: {reason}")
+    for name, reason in report.records.items():
+        print(f"damaged: the record of chunk {name}: {reason}")
+    damage = f"{len(report.bad)} damaged" + (f", {len(report.records)} records damaged" if report.records else "")
+    unfinished = f", {len(report.unfinished)} chunks unfinished" if report.unfinished and not report.repaired else ""
+    print(f"{report.images} images checked, {damage}{unfinished} in {printable(str(store))}")
+    if not report.clean:
+        again = "annotate the folder again" if report.repaired else "--repair takes it out"
+        print(f"{'repaired' if report.repaired else 'not repaired'}: {again}; nothing else is touched")

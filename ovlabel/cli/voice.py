@@ -1,0 +1,34 @@
+"""How the command line speaks on stderr: plain lines, or JSON lines for machines."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+
+class _Json(logging.Formatter):
+    """One JSON object a line: time (ISO 8601, UTC), level, message, and the fields of a progress line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        said = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
+        return json.dumps(said | getattr(record, "fields", {}))
+
+
+def speak(form: str = "text") -> None:
+    """Send the library's messages to stderr; what a stream can't encode becomes escapes, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if form == "json" else logging.Formatter("ovlabel: %(message)s"))
+    log = logging.getLogger("ovlabel")
+    log.setLevel(logging.INFO)
+    log.handlers[:] = [handler]
