@@ -9,6 +9,10 @@ import os
 import uuid
 from pathlib import Path
 
+from ovlabel.disk import read_up_to
+
+_MEMO_BYTES = 2**16
+
 
 def cache_dir() -> Path:
     """$OVLABEL_CACHE, else $XDG_CACHE_HOME/ovlabel, else ~/.cache/ovlabel."""
@@ -39,8 +43,8 @@ def file_sha256(path: Path) -> str:
     name = hashlib.sha256(os.fsencode(real)).hexdigest()[:32]
     memo = cache_dir() / "hashes" / f"{name}.json"
     stamp = [str(real), stat.st_size, stat.st_mtime_ns]
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads(memo.read_text())
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        known = json.loads(read_up_to(memo, _MEMO_BYTES))
         if known["stamp"] == stamp:
             return str(known["sha256"])
     with real.open("rb") as file:

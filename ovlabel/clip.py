@@ -8,8 +8,8 @@ block around whatever attention it is handed. The run's dtype policy lives here:
 from __future__ import annotations
 
 import copy
-import json
 import logging
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ from torch import Tensor
 
 from ovlabel import weights as weight_files
 from ovlabel.cache import file_sha256
-from ovlabel.config import EncoderConfig
-from ovlabel.errors import ConfigError, WeightsError, unknown
+from ovlabel.config import EncoderConfig, read_json, shown
+from ovlabel.errors import ConfigError, WeightsError, short, unknown
 from ovlabel.ops import scaled_scores
 
 _DTYPES = {
@@ -38,6 +38,18 @@ _DTYPES = {
     "fp64": torch.float64,
 }
 _RANDOM = "random:"
+_PARAMETERS = 6e9  # of a model; open_clip's largest plain ViT has 5e9
+_CLEANINGS = ("lower", "whitespace", "canonicalize")
+_SIZES = {  # what a model config may ask for at the most, and what it has by default
+    "vision_cfg": {
+        "layers": (256, 12), "width": (16384, 768), "head_width": (16384, 64), "patch_size": (1024, 16),
+        "image_size": (4096, 224), "attn_pooler_queries": (4096, 256), "attn_pooler_heads": (1024, 8),
+    },
+    "text_cfg": {
+        "layers": (256, 12), "width": (16384, 512), "heads": (1024, 8), "context_length": (4096, 77),
+        "vocab_size": (1_000_000, 49408),
+    },
+}  # fmt: skip
 log = logging.getLogger("ovlabel")
 
 
@@ -257,9 +269,8 @@ class Clip:
     def tokenise(self, texts: list[str]) -> Tensor:
         """int64 len(texts) × context, CLIP's BPE. Raises ConfigError where the model was trained with another."""
         text = self.identity.model.get("text_cfg", {})
-        tokeniser = SimpleTokenizer(
-            context_length=text.get("context_length", 77), **(text.get("tokenizer_kwargs") or {})
-        )
+        options = {} if text.get("hf_tokenizer_name") else text.get("tokenizer_kwargs") or {}
+        tokeniser = SimpleTokenizer(context_length=text.get("context_length", 77), **options)
         if text.get("hf_tokenizer_name") or text.get("vocab_size", tokeniser.vocab_size) != tokeniser.vocab_size:
             raise ConfigError("the model's text tower does not read CLIP's BPE tokens; hand a TextBank to build()")
         tokens: Tensor = tokeniser(texts)
@@ -313,6 +324,28 @@ def load_clip(config: EncoderConfig, *, offline: bool = False) -> Clip:
     mean = _constants(preprocess, "mean", open_clip.OPENAI_DATASET_MEAN)
     std = _constants(preprocess, "std", open_clip.OPENAI_DATASET_STD)
     return Clip(model, Identity(table, mean, std, weights), config, device)
+
+
+def find_weights(config: EncoderConfig) -> tuple[Path | None, str]:
+    """Where the weights of a run lie on this machine, and where they would be fetched from; no connection is opened.
+
+    Returns:
+        (None, "") for random ones, (file, "") where they are here, (None, address) where they are not.
+
+    Raises:
+        ConfigError: no such model. WeightsError: they are neither here nor anywhere.
+    """
+    name, weights = config.source
+    _model_config(name)
+    if _seed(weights) is not None:
+        return None, ""
+    tag = get_pretrained_cfg(name, weights) or {}
+    try:
+        return weight_files.find(weights, name, list_pretrained_tags_by_model(name), tag or None, offline=True).path, ""
+    except WeightsError:
+        if origin := weight_files.origin(weights, tag):
+            return None, origin
+        raise
 
 
 def _load_weights(
@@ -377,14 +410,17 @@ def _model_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     preprocess: dict[str, Any] = {}
     if name.endswith(".json"):
         try:
-            table = json.loads(Path(name).expanduser().read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            table = read_json(Path(os.path.expanduser(name)))
+        except ConfigError as error:
             raise ConfigError(f"cannot read model config {name}: {error}") from None
         if isinstance(table, dict) and "model_cfg" in table:
-            preprocess, table = dict(table.get("preprocess_cfg") or {}), table["model_cfg"]
+            constants, table = table.get("preprocess_cfg") or {}, table["model_cfg"]
+            if not isinstance(constants, dict):
+                raise ConfigError(f"{name} is no open_clip model config: preprocess_cfg must be a table")
+            preprocess = constants
     else:
         if name not in open_clip.list_models():
-            raise ConfigError(unknown("model", name, open_clip.list_models()))
+            raise ConfigError(unknown("model", short(name), open_clip.list_models()))
         table = open_clip.get_model_config(name)
     if not isinstance(table, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= table.keys():
         raise ConfigError(f"{name} is no open_clip model config: it needs embed_dim, vision_cfg and text_cfg")
@@ -395,7 +431,43 @@ def _model_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ConfigError(f"{name} is not a plain ViT (its image tower is timm's or a ResNet); pick a ViT-…")
     if text.get("hf_model_name") or "multimodal_cfg" in table:
         raise ConfigError(f"{name} has a text tower of another library; pick a ViT-… with CLIP's own")
+    if name.endswith(".json"):
+        _check_sizes(name, table)
     return table, preprocess
+
+
+def _check_sizes(name: str, table: dict[str, Any]) -> None:
+    """Refuse a model that no machine holds before it is made, and a tokeniser that reads files of its own."""
+    embedding = _size(f"{name}: embed_dim", table["embed_dim"], 16384)[0]
+    parameters = 0.0
+    for tower, limits in _SIZES.items():
+        given = {key: table[tower].get(key, usual) for key, (_, usual) in limits.items()}
+        size = {key: _size(f"{name}: {tower}.{key}", given[key], most) for key, (most, _) in limits.items()}
+        ratio = table[tower].get("mlp_ratio", 4.0)
+        if type(ratio) not in (int, float) or not 0 < ratio <= 64:
+            raise ConfigError(f"{name}: {tower}.mlp_ratio = {shown(ratio)}: it must be above 0 and at most 64")
+        (width, _), (layers, _) = size["width"], size["layers"]
+        rows = embedding + layers * (4 + 2 * ratio) * width
+        if tower == "vision_cfg":
+            (tall, wide), (high, broad) = size["image_size"], size["patch_size"]
+            rows += 3 * high * broad + tall * wide / (high * broad)
+        else:
+            rows += size["vocab_size"][0] + size["context_length"][0]
+        parameters += rows * width
+    if parameters > _PARAMETERS:
+        raise ConfigError(f"{name}: a model of {parameters:.1g} parameters; {_PARAMETERS:.1g} are the most")
+    options = table["text_cfg"].get("tokenizer_kwargs") or {}
+    known = isinstance(options, dict) and set(options) <= {"clean"} and options.get("clean", "lower") in _CLEANINGS
+    if not known and not table["text_cfg"].get("hf_tokenizer_name"):
+        raise ConfigError(f"{name}: text_cfg.tokenizer_kwargs may hold clean, one of {', '.join(_CLEANINGS)}")
+
+
+def _size(what: str, value: Any, most: int) -> tuple[int, int]:
+    """A whole number twice, or a pair of them (height and width)."""
+    pair = value if isinstance(value, list) and len(value) == 2 else [value, value]
+    if not all(type(part) is int and 1 <= part <= most for part in pair):
+        raise ConfigError(f"{what} = {shown(value)}: it must be a whole number, 1 … {most}")
+    return pair[0], pair[1]
 
 
 def _construct(table: dict[str, Any]) -> CLIP | CustomTextCLIP:
@@ -403,8 +475,9 @@ def _construct(table: dict[str, Any]) -> CLIP | CustomTextCLIP:
     kind = CustomTextCLIP if arguments.pop("custom_text", False) else CLIP
     try:
         model = kind(**arguments)
-    except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
-        raise ConfigError(f"open_clip does not take this model config: {error or type(error).__name__}") from None
+    except Exception as error:  # of a config that makes no sense, open_clip raises whatever comes first
+        reason = short(error) or type(error).__name__
+        raise ConfigError(f"open_clip does not take this model config: {reason}") from None
     _plain_vit(model)
     return model
 
@@ -412,7 +485,9 @@ def _construct(table: dict[str, Any]) -> CLIP | CustomTextCLIP:
 def _constants(preprocess: dict[str, Any], name: str, default: tuple[float, ...]) -> tuple[float, ...]:
     values = preprocess.get(name) or default
     if not isinstance(values, list | tuple) or len(values) != 3 or not all(type(v) in (int, float) for v in values):
-        raise ConfigError(f"the model's {name} must be three numbers, not {values!r}")
+        raise ConfigError(f"the model's {name} must be three numbers, not {shown(values)}")
+    if not all(abs(v) < 1e6 and (name == "mean" or v > 0) for v in values):
+        raise ConfigError(f"the model's {name} must be finite (std above 0), not {shown(values)}")
     return tuple(values)
 
 

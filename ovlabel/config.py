@@ -9,18 +9,29 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
+import reprlib
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ovlabel.errors import ConfigError, unknown
+from ovlabel.disk import read_up_to
+from ovlabel.errors import ConfigError, short, unknown
 
 PRESETS = Path(__file__).parent / "presets"
 STAGES = Path(__file__).parent / "stages"
 EMBEDDED = Path(__file__).parent / "demo" / "model"
+_TEXT_BYTES = 8 * 2**20  # of a text file: 65,534 classes with 120 letters each, which tomllib takes 10 s for
+_DEPTH, _KEY, _STRING = 16, 1000, 100_000  # of a file's tables: nesting, letters of a key and of a value
+_VALUE, _LIST = 4096, 64  # of a setting: letters, numbers in a list
+_NAMES = 1_000_000  # letters of text.vocabulary = "classes:…"
+_ODD_LINE, _ODD_LINES = re.compile(r"[\x00-\x1f\x7f]"), re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_SIDE, _WINDOW = 16_384, 65_536  # pixels: of a short side, of a window
+_LEAST, _MOST = 1e-4, 1e4  # of a factor: far beyond what single precision tells apart
+_RANGE = "between 0.0001 and 10000"
 
 
 class Raw(str):
@@ -159,15 +170,88 @@ def preset_names() -> list[str]:
     return sorted(p.stem for p in PRESETS.glob("*.toml"))
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a dict; ConfigError names the file and the line."""
+def read_text(path: Path, kind: str = "text") -> str:
+    """A text file of 8 MiB at the most, in UTF-8; a pipe or a device is refused. Raises ConfigError."""
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        return read_up_to(path, _TEXT_BYTES).decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid {kind}: {error}") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dict; ConfigError names the file and the line."""
+    table: dict[str, Any] = _parsed(path, "TOML", _toml)
+    return table
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's content; ConfigError names the file and the line."""
+    return _parsed(path, "JSON", json.loads)
+
+
+def _parsed(path: Path, kind: str, parse: Callable[[str], Any]) -> Any:
+    text = read_text(path, kind)
+    try:
+        content = parse(text)
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path} is not valid {kind}: {short(error)}") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is not valid {kind}: it is nested too deeply") from None
+    except ValueError:
+        raise ConfigError(f"{path} is not valid {kind}: a number in it is too long") from None
+    _check_content(path, content)
+    return content
+
+
+_QUOTED = re.compile(  # strings and comments, to the end of the line or of the text where nothing closes them
+    r""""{3}(?:[^"\\]++|\\.?|"(?!""))*+(?:"{3,5}|\Z)|"(?:[^"\\\n]++|\\.?)*+"?|\#[^\n]*+"""
+    r"""|'{3}(?:[^']++|'(?!''))*+(?:'{3,5}|\Z)|'[^'\n]*+'?""",
+    re.DOTALL,
+)
+_CHAIN = re.compile(r"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){16}")
+
+
+def _toml(text: str) -> dict[str, Any]:
+    """Parsed, unless a key has so many dots that tomllib, which takes their square of time and memory, would hang."""
+    if chain := _CHAIN.search(_QUOTED.sub("s", text)):
+        raise tomllib.TOMLDecodeError(f"the key {chain.group()[:20]}… is nested too deeply")
+    return tomllib.loads(text)
+
+
+def _check_content(path: Path, content: Any) -> None:
+    """Refuse what no file of ours has a use for, before anything is made of it."""
+    parts = [("", content)]
+    for _ in range(_DEPTH):
+        for name, part in parts:
+            if isinstance(part, int) and not _ordinary(part):
+                raise ConfigError(f"{path}: {short(name)} is {shown(part)}; the most is 64")
+            if isinstance(part, str) and len(part) > _STRING:
+                raise ConfigError(f"{path}: {short(name)} has {len(part)} letters; the most is {_STRING}")
+            if isinstance(part, dict) and (long := next((key for key in part if len(key) > _KEY), "")):
+                raise ConfigError(f"{path}: a key has {len(long)} letters ({short(long)}); the most is {_KEY}")
+        held = [(name, part) for name, part in parts if isinstance(part, dict | list)]
+        parts = [
+            (f"{name}.{key}".strip("."), part)
+            for name, container in held
+            for key, part in (container.items() if isinstance(container, dict) else (("", p) for p in container))
+        ]
+        if not parts:
+            return
+    raise ConfigError(f"{path} is nested too deeply: {_DEPTH} levels are the most")
+
+
+def _ordinary(number: float) -> bool:
+    """Finite, and of 64 bits where it is an integer."""
+    return math.isfinite(number) if isinstance(number, float) else -(2**63) <= number < 2**63
+
+
+def shown(value: object) -> str:
+    """For messages: a value as it is written in Python, in one line of 100 letters at the most."""
+    if isinstance(value, int) and not _ordinary(value):
+        return f"an integer of {value.bit_length()} bits"
+    return short(reprlib.repr(value))
 
 
 def read_preset(name_or_path: str) -> dict[str, Any]:
@@ -222,7 +306,7 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
 def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in table.items():
         if not isinstance(key, str):
-            raise ConfigError(f"a key is a string, not {key!r}")
+            raise ConfigError(f"a key is a string, not {shown(key)}")
         if isinstance(value, Mapping) and not value:
             yield from _flatten({prefix + key: None}) if prefix + key not in SECTIONS else ()
         elif isinstance(value, Mapping):
@@ -243,12 +327,12 @@ def _assemble(layers: list[Mapping[str, Any]]) -> Config:
         if key in _TYPES:
             sections[head][name] = _coerce(key, _TYPES[key], value)
         elif name and head in stages:
-            stages[head][name] = _loose(value)
+            stages[head][name] = _field(key, value)
         elif name and head in stage_names():
             stack = ", ".join(stages) or "empty"
-            raise ConfigError(f"'{key}': the stage '{head}' is not in the stack ({stack})")
+            raise ConfigError(f"'{short(key)}': the stage '{head}' is not in the stack ({stack})")
         else:
-            raise ConfigError(unknown("key", key, [*_TYPES, "stages", *_stage_keys(key)]))
+            raise ConfigError(unknown("key", short(key), [*_TYPES, "stages", *_stage_keys(key)]))
     return Config(
         **{section: cls(**sections[section]) for section, cls in SECTIONS.items()},
         stages=tuple(StageConfig(use, tuple(sorted(f.items()))) for use, f in stages.items()),
@@ -265,22 +349,44 @@ def _stages(entries: Any) -> dict[str, dict[str, Any]]:
     """The stack as {name: fields}; entries are names or tables with `use`."""
     entries = _loose(entries)
     if not isinstance(entries, list | tuple):
-        raise ConfigError(f"stages must be a list of tables with 'use', not {entries!r}")
+        raise ConfigError(f"stages must be a list of tables with 'use', not {shown(entries)}")
     stages: dict[str, dict[str, Any]] = {}
     for entry in entries:
         if not isinstance(entry, str | Mapping):
-            raise ConfigError(f"a stage is a table with 'use', or its name, not {entry!r}")
+            raise ConfigError(f"a stage is a table with 'use', or its name, not {shown(entry)}")
         fields = {"use": entry} if isinstance(entry, str) else dict(entry)
         use = fields.pop("use", None)
         if use not in stage_names():
-            raise ConfigError(unknown("stage", str(use), stage_names()))
+            raise ConfigError(unknown("stage", short(use), stage_names()))
         if use in stages:
             raise ConfigError(f"stage '{use}' is in the stack twice; its fields could not be told apart")
-        stages[use] = {name: _loose(value) for name, value in fields.items()}
-        for name, value in stages[use].items():
-            if isinstance(value, Mapping):
-                raise ConfigError(f"{use}.{name} takes a plain value, not a table")
+        stages[use] = {name: _field(f"{use}.{name}", value) for name, value in fields.items()}
     return stages
+
+
+def _field(key: str, value: Any) -> Any:
+    """A stage's value: plain, or a list of plain ones; whether its type fits is the stage's to say."""
+    value = _loose(value)
+    parts = value if isinstance(value, tuple) else (value,)
+    if len(parts) > _LIST:
+        raise ConfigError(f"{short(key)} has {len(parts)} values; the most is {_LIST}")
+    for part in parts:
+        if isinstance(part, str):
+            _check_string(key, part)
+        elif isinstance(part, int | float) and not _ordinary(part):
+            raise ConfigError(f"{short(key)} takes a finite number of 64 bits at the most, not {shown(part)}")
+        elif part is not None and not isinstance(part, int | float):
+            raise ConfigError(f"{short(key)} takes a plain value, not {shown(part)}")
+    return value
+
+
+def _check_string(key: str, value: str) -> None:
+    """A path or a name, on one line; the classes of "classes:…" may be written on several."""
+    most, odd = (_NAMES, _ODD_LINES) if key == "text.vocabulary" else (_VALUE, _ODD_LINE)
+    if len(value) > most:
+        raise ConfigError(f"{short(key)} has {len(value)} letters; the most is {most}")
+    if odd.search(value):
+        raise ConfigError(f"{short(key)} = {shown(value)} holds a control character")
 
 
 def _loose(value: Any) -> Any:
@@ -288,7 +394,7 @@ def _loose(value: Any) -> Any:
     if isinstance(value, Raw):
         try:
             value = tomllib.loads(f"v = {value}")["v"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             return str(value)
     return tuple(_loose(part) for part in value) if isinstance(value, list) and not _tables(value) else value
 
@@ -302,19 +408,22 @@ def _coerce(key: str, hint: Any, value: Any) -> Any:
     if get_origin(hint) is tuple:
         value = _loose(value)
         parts = value if isinstance(value, list | tuple) else [value]
+        if len(parts) > _LIST:
+            raise ConfigError(f"{key} has {len(parts)} values; the most is {_LIST}")
         return tuple(_coerce(key, get_args(hint)[0], part) for part in parts)
     if get_origin(hint) is Literal:
         if str(value) not in get_args(hint):
-            raise ConfigError(f"{key} = {value!s}: {unknown('value', str(value), get_args(hint))}")
+            raise ConfigError(f"{key} = {short(value)}: {unknown('value', short(value), get_args(hint))}")
         return str(value)
     if hint is str:
         if not isinstance(value, str):
-            raise ConfigError(f"{key} takes a string, not {value!r}")
+            raise ConfigError(f"{key} takes a string, not {shown(value)}")
+        _check_string(key, value)
         return str(value)
     value = _loose(value)
     number = int if hint is int else (int, float)
-    if isinstance(value, bool) or not isinstance(value, number):
-        raise ConfigError(f"{key} takes {'an integer' if hint is int else 'a number'}, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, number) or (isinstance(value, int) and not _ordinary(value)):
+        raise ConfigError(f"{key} takes {'an integer' if hint is int else 'a number'}, not {shown(value)}")
     return hint(value)
 
 
@@ -322,10 +431,14 @@ def _check_values(config: Config) -> None:
     """Refuse values that have no meaning, naming the key."""
     tiling, labels = config.tiling, config.labels
     checks = [
-        ("tiling.short_side", tiling.short_side >= 1, "at least 1 pixel"),
-        ("tiling.long_side", tiling.long_side >= tiling.short_side, "at least tiling.short_side"),
-        ("tiling.window", tiling.window >= 0, "0 (whole image) or more"),
-        ("tiling.stride", tiling.stride >= 1, "at least 1"),
+        ("tiling.short_side", 1 <= tiling.short_side <= _SIDE, f"at least 1 pixel and at most {_SIDE}"),
+        (
+            "tiling.long_side",
+            tiling.short_side <= tiling.long_side <= _WINDOW,
+            f"at least tiling.short_side and at most {_WINDOW}",
+        ),
+        ("tiling.window", 0 <= tiling.window <= _WINDOW, f"0 (whole image) or more, and at most {_WINDOW}"),
+        ("tiling.stride", 1 <= tiling.stride <= _WINDOW, f"at least 1 and at most {_WINDOW}"),
         (
             "tiling.stride",
             tiling.window == 0 or tiling.stride <= tiling.window,
@@ -337,26 +450,26 @@ def _check_values(config: Config) -> None:
             "one number or more between 0 and 16, as [1.0, 1.5]",
         ),
         ("tiling.views", bool(tiling.views), "one view or more"),
-        ("tiling.scale_weights", _weighs(tiling.scale_weights, tiling.scales), "one number above 0 for every scale"),
-        ("tiling.view_weights", _weighs(tiling.view_weights, tiling.views), "one number above 0 for every view"),
-        ("text.knowledge", config.text.knowledge >= 0, "0 (off) or a number of clusters"),
+        ("tiling.scale_weights", _weighs(tiling.scale_weights, tiling.scales), f"one number {_RANGE} for every scale"),
+        ("tiling.view_weights", _weighs(tiling.view_weights, tiling.views), f"one number {_RANGE} for every view"),
+        ("text.knowledge", 0 <= config.text.knowledge <= 10_000, "0 (off) or a number of clusters, at most 10000"),
         ("text.knowledge", not config.text.knowledge or bool(config.text.descriptions), "0 without text.descriptions"),
-        ("text.knowledge_temperature", config.text.knowledge_temperature > 0, "above 0"),
+        ("text.knowledge_temperature", _between(config.text.knowledge_temperature), _RANGE),
         ("text.centring", 0 <= config.text.centring <= 1, "between 0 and 1"),
-        ("text.logit_scale", 0 < config.text.logit_scale < float("inf"), "positive and finite"),
+        ("text.logit_scale", _between(config.text.logit_scale), f"positive and finite, {_RANGE}"),
         ("labels.probability_threshold", 0 <= labels.probability_threshold <= 1, "between 0 and 1"),
         ("labels.area_threshold", 0 <= labels.area_threshold <= 1, "between 0 and 1"),
-        ("labels.max_finish_pixels", labels.max_finish_pixels >= 1, "at least 1"),
+        ("labels.max_finish_pixels", 1 <= labels.max_finish_pixels <= 10**9, "at least 1 and at most 1000000000"),
         (
             "store.probabilities",
-            re.fullmatch(r"none|full|top[1-9]\d*", config.store.probabilities) is not None,
+            re.fullmatch(r"none|full|top[1-9][0-9]{0,4}", config.store.probabilities) is not None,
             "none, full, or top1, top2, top5, …",
         ),
     ]
     for key, good, wanted in checks:
         if not good:
             value = flat({s: dataclasses.asdict(getattr(config, s)) for s in SECTIONS})[key]
-            raise ConfigError(f"{key} = {value}: it must be {wanted}")
+            raise ConfigError(f"{key} = {short(value)}: it must be {wanted}")
     if tiling.enlarge == "direct" and tiling.window == 0 and tiling.pad == "center":
         raise ConfigError('tiling.enlarge = "direct" stretches the whole grid: it needs tiling.pad = "none"')
     if tiling.enlarge == "direct" and tiling.window == 0 and tiling.stitch == "features":
@@ -364,4 +477,8 @@ def _check_values(config: Config) -> None:
 
 
 def _weighs(weights: tuple[float, ...], what: tuple[Any, ...]) -> bool:
-    return not weights or (len(weights) == len(what) and all(0 < weight < float("inf") for weight in weights))
+    return not weights or (len(weights) == len(what) and all(map(_between, weights)))
+
+
+def _between(value: float) -> bool:
+    return _LEAST <= value <= _MOST

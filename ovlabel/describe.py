@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from ovlabel.errors import ConfigError
+from ovlabel.config import read_text
+from ovlabel.errors import ConfigError, short
 
 _ASK = (
     "Write {count} short sentences that each describe how {name!r} looks in a photograph: its shape, colour, material, "
     "parts, surroundings. Every sentence names it. Answer with the sentences only, one a line."
 )
 _SECONDS = 60
+_ANSWER = 2**20  # bytes of an endpoint's answer
+_FAILED = (OSError, http.client.HTTPException, ValueError, KeyError, IndexError, TypeError, RecursionError)
 
 
 def ask(names: Sequence[str], endpoint: str, model: str, count: int, key: str = "") -> dict[str, list[str]]:
@@ -38,15 +41,15 @@ def _asked(name: str, endpoint: str, model: str, count: int, key: str) -> list[s
     try:
         request = urllib.request.Request(url, body, headers)
         with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
-            text = json.load(answer)["choices"][0]["message"]["content"]
-    except (OSError, urllib.error.URLError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise ConfigError(f"{url} gave no answer for '{name}': {type(error).__name__} {error}") from None
+            text = json.loads(answer.read(_ANSWER))["choices"][0]["message"]["content"]
+    except _FAILED as error:
+        raise ConfigError(f"{url} gave no answer for '{name}': {type(error).__name__} {short(error)}") from None
     return _sentences(str(text), name)[:count]
 
 
 def _sentences(text: str, name: str) -> list[str]:
     """The lines without numbers, bullets and quotes around them."""
-    lines = [re.sub(r'^[\s\-*•\d.)"]+|["\s]+$', "", line) for line in text.splitlines()]
+    lines = [re.sub(r'^[\s\-*•\d.)"]+|(?<!["\s])["\s]++$', "", line) for line in text.splitlines()]
     found = [line for line in dict.fromkeys(lines) if line]
     if not found:
         raise ConfigError(f"the answer for '{name}' holds no sentence")
@@ -59,15 +62,12 @@ def read_answers(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
     Raises:
         ConfigError: a sentence before any class, or a class without one.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from None
+    lines = read_text(path).splitlines()
     found: dict[str, list[str]] = {}
-    current = ""
+    known, current = set(names), ""
     for number, line in enumerate(lines, start=1):
         head, colon, rest = line.partition(":")
-        if head.strip() in names and (colon or not rest):
+        if head.strip() in known and (colon or not rest):
             current, line = head.strip(), rest
         if not line.strip():
             continue

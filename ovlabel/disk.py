@@ -24,10 +24,9 @@ def open_regular(path: str | Path) -> BinaryIO:
 def read_up_to(path: str | Path, limit: int) -> bytes:
     """The content of a regular file of `limit` bytes at the most. Raises OSError (EFBIG for a larger one)."""
     with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size > limit:
-            raise OSError(errno.EFBIG, f"larger than {limit / 2**20:g} MiB", str(path))
-        data = file.read(limit + 1)
-    if len(data) > limit:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(size + 1) if size <= limit else b""
+    if max(size, len(data)) > limit:
         raise OSError(errno.EFBIG, f"larger than {limit / 2**20:g} MiB", str(path))
     return data
 

@@ -195,50 +195,27 @@ def _cuda_device(torch: Any, index: int) -> str:
 
 def _weights(report: Report, encoder: EncoderConfig, missing: list[str], *, named: bool = False) -> str:
     """Where the weights of an encoder are, or would come from (`missing` then names them)."""
-    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+    from ovlabel.clip import find_weights
 
-    from ovlabel import clip
-    from ovlabel.weights import find
-
-    name, weights = encoder.source
-    what = encoder.model if encoder == EncoderConfig("demo") else f"{encoder.model}, {weights}"
-    clip._model_config(name)
-    if clip._seed(weights) is not None:
-        return f"{what}: made on the spot"
-    tag = get_pretrained_cfg(name, weights) or {}
-    try:
-        path = find(weights, name, list_pretrained_tags_by_model(name), tag or None, offline=True).path
-    except WeightsError as error:
-        origin = _origin(weights, tag)
-        if named or not origin:
-            cure = (
-                f"with a network, 'ovlabel annotate' fetches them from {origin}"
-                if origin
-                else "pass a tag, hf-hub:owner/name, or a file in full"
-            )
-            report.problems.append(f"{error} (looked from {Path.cwd()}; {cure})")
-        if not origin:
-            return f"{what}: not found"
+    what = encoder.model if encoder == EncoderConfig("demo") else f"{encoder.model}, {encoder.source[1]}"
+    path, origin = find_weights(encoder)
+    if origin:
         missing.append(what)
+        if named:
+            report.problems.append(
+                f"weights '{encoder.source[1]}' of '{encoder.source[0]}' are not on this machine (looked from "
+                f"{Path.cwd()}); with a network, 'ovlabel annotate' fetches them from {origin}; else pass --weights FILE"
+            )
         return (
             f"{what}: not on this machine; 'ovlabel annotate' fetches them from {origin}. "
             "Without a network: copy the file here by any means, pass --weights FILE --offline"
         )
+    if path is None:
+        return f"{what}: made on the spot"
     with path.open("rb") as file:
         if not file.read(1):
             raise WeightsError(f"{path} is empty; remove it, and fetch or copy the weights again")
     return f"{what}: {path} ({_size(path.stat().st_size)})"
-
-
-def _origin(weights: str, tag: dict[str, Any]) -> str:
-    """Where weights that are not here are fetched from; "" for nowhere."""
-    from huggingface_hub import constants
-
-    from ovlabel.weights import HUB
-
-    hub = weights.startswith(HUB)
-    repository = weights.removeprefix(HUB) if hub else str(tag.get("hf_hub", "")).rpartition("/")[0]
-    return f"{constants.ENDPOINT}/{repository.partition('@')[0]}" if repository else str(tag.get("url", ""))
 
 
 def _hub(report: Report, needed: bool) -> str:

@@ -73,3 +73,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 def out_of_memory(error: BaseException) -> bool:
     """Whether something was too large for the machine: Python's, torch's CPU and its devices' ways to say so."""
     return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
+
+
+def short(text: object) -> str:
+    """For messages: one line of 100 letters at the most."""
+    line = str(text)
+    cut = line if len(line) <= 100 else f"{line[:99]}…"
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in cut)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -367,10 +368,10 @@ def as_written(config: Config, *, own_text: bool = False) -> dict[str, Any]:
     vocabulary, templates = load_vocabulary(config.text.vocabulary), load_templates(config.text.templates)
     said = load_descriptions(config.text.descriptions, vocabulary)
     content = json.dumps([vocabulary.content(), dict(templates.by_kind), templates.adaptive, said], sort_keys=True)
-    model, weights = (Path(name).expanduser() for name in config.encoder.source)
+    model, weights = (Path(os.path.expanduser(name)) for name in config.encoder.source)
     checkpoints = [Path(str(dict(stage.fields).get("checkpoint", ""))) for stage in config.stages]
     named = (model, weights, weights.parent / "open_clip_config.json", *checkpoints)
-    files = {str(path): file_sha256(path) for path in named if path.is_file()}
+    files = {str(path): file_sha256(path) for path in named if os.path.isfile(path)}
     return {
         "config": values,
         "prompts": "given" if own_text else hashlib.sha256(content.encode()).hexdigest(),

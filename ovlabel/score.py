@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovlabel import metrics
+from ovlabel.config import read_toml
 from ovlabel.errors import ConfigError, TruthError, unknown
 from ovlabel.images import printable
 from ovlabel.store import Store
@@ -96,10 +96,7 @@ def _plain(name: str) -> str:
 
 def read_map(path: Path) -> dict[str, str]:
     """A mapping file: TOML lines `"wall-brick" = "wall"`. Raises ConfigError."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"cannot read the map {path}: {error}") from None
+    table = read_toml(path)
     for name, target in table.items():
         if not isinstance(target, str):
             raise ConfigError(f'{path}: write "{name}" = "true class", not {target!r}')

@@ -48,11 +48,8 @@ FORMAT = 2
 _OPEN = 64  # arrays kept open for reading
 _INNER = 2**16  # values in an inner chunk: what reading a part of an image decompresses
 _LARGEST = 2**30  # bytes of a metadata file
+_MOST_CLASSES = 2**16 - 2
 _NAME = re.compile(r"(\d{8})-[0-9a-f]{8}(?:-(\d+of\d+))?")
-_ATTRIBUTES = {
-    "id": str, "created": str, "folder": str, "folder_from_store": str, "classes": list, "colours": list,
-    "labels": dict, "written": dict, "run": dict, "versions": dict,
-}  # fmt: skip
 
 
 class TopProbabilities(NamedTuple):
@@ -454,10 +451,46 @@ def open_store(path: str | Path, lock: Lock | None = None, shard: Shard | None =
     if found != FORMAT:
         reason = f"has format {found}, this version reads {FORMAT}" if found else "was not made by ovlabel"
         raise StoreError(f"{path} {reason}")
-    wrong = sorted(name for name, kind in _ATTRIBUTES.items() if not isinstance(attrs.get(name), kind))
-    if wrong:
-        raise StoreError(f"{path}/zarr.json is damaged: {', '.join(wrong)} missing or of another type")
+    if wrong := sorted(_wrong(attrs)):
+        raise StoreError(f"{path}/zarr.json is damaged: {', '.join(wrong)} missing or not what they must be")
     return Store(path, attrs, lock, shard)
+
+
+def _wrong(attrs: dict[str, Any]) -> list[str]:
+    """The attributes of a store that are not what `create_store` writes; it may come from anywhere."""
+
+    def holds(name: str, *keys: str) -> bool:
+        value: Any = attrs.get(name)
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return isinstance(value, str if keys else dict)
+
+    classes, colours, background = attrs.get("classes"), attrs.get("colours"), attrs.get("background")
+    entries, names = attrs.get("vocabulary"), classes if isinstance(classes, list) else []
+    count = len(names)
+    right = {
+        **{name: isinstance(attrs.get(name), str) for name in ("id", "created", "folder", "folder_from_store")},
+        "classes": 0 < count < _MOST_CLASSES and all(isinstance(c, str) and c and c.isprintable() for c in names),
+        "colours": isinstance(colours, list) and len(colours) == count and all(map(_is_colour, colours)),
+        "background": background is None or (type(background) is int and 0 <= background < count),
+        "vocabulary": isinstance(entries, list) and len(entries) == count and all(map(_is_entry, entries, names)),
+        "labels": holds("labels"),
+        "written": holds("written"),
+        "versions": holds("versions", "ovlabel"),
+        "run": holds("run") and holds("run", "store", "probabilities"),
+    }
+    return [name for name, is_right in right.items() if not is_right]
+
+
+def _is_entry(value: Any, name: str) -> bool:
+    if not isinstance(value, dict) or value.get("name") != name:
+        return False
+    words = all(isinstance(value.get(key) or "", str) for key in ("kind", "group"))
+    return words and type(value.get("id") or 0) is int
+
+
+def _is_colour(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(type(part) is int and 0 <= part <= 255 for part in value)
 
 
 def exists(path: Path) -> bool:

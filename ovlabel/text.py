@@ -19,6 +19,7 @@ from torch import Tensor
 from ovlabel.cache import cache_dir, write_atomic
 from ovlabel.clip import Clip
 from ovlabel.config import TextConfig
+from ovlabel.disk import read_up_to
 from ovlabel.errors import ConfigError
 from ovlabel.ops import normalise
 from ovlabel.types import TextBank
@@ -34,6 +35,7 @@ from ovlabel.vocabulary import (
 
 _BATCH = 256
 _SAY_SECONDS = 15
+_HEADER = 4096  # bytes of a .npy file's
 _NEUTRAL = ("object", "thing", "area", "surface", "something")
 _RULE = "normalise each, mean, normalise"
 log = logging.getLogger("ovlabel")
@@ -129,8 +131,8 @@ def _cached(queries: list[Query], clip: Clip) -> npt.NDArray[np.float32]:
     depends = [identity.weights, identity.model, [q.prompts for q in queries], _RULE, str(clip.dtype == torch.float64)]
     key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
     path = cache_dir() / "text" / f"{key}.npy"
-    kept = _read_kept(path)
-    if kept is not None and kept.shape == (len(queries), int(identity.model["embed_dim"])):
+    kept = _read_kept(path, (len(queries), int(identity.model["embed_dim"])))
+    if kept is not None:
         return kept
     embeddings = encode(queries, clip)
     buffer = io.BytesIO()
@@ -140,12 +142,16 @@ def _cached(queries: list[Query], clip: Clip) -> npt.NDArray[np.float32]:
     return embeddings
 
 
-def _read_kept(path: Path) -> npt.NDArray[np.float32] | None:
+def _read_kept(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float32] | None:
     """Unit vectors from a cache file, or None for a file that is missing or damaged in whatever way."""
     try:
-        kept = np.load(path, allow_pickle=False)
-        if isinstance(kept, np.ndarray) and kept.dtype == np.float32 and kept.ndim == 2:
-            return kept if bool((np.abs(np.linalg.norm(kept, axis=1) - 1) < 1e-3).all()) else None
+        data = read_up_to(path, 4 * shape[0] * shape[1] + _HEADER)
+        kept = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+        if kept.dtype != np.float32 or kept.shape != shape:
+            raise ValueError("not what was kept")
+        if not (np.abs(np.linalg.norm(kept, axis=1) - 1) < 1e-3).all():
+            raise ValueError("no unit vectors")
+        return kept
     except Exception as error:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             log.info("%s is damaged and made anew (%s)", path, type(error).__name__)

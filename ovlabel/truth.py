@@ -6,21 +6,32 @@ vocabulary of the same dataset, or from the dataset's own JSON.
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from ovlabel.errors import TruthError, unknown
+from ovlabel.config import shown
+from ovlabel.disk import open_regular, read_up_to
+from ovlabel.errors import TruthError, short, unknown
 from ovlabel.vocabulary import Vocabulary, load_vocabulary
 
 IGNORED = 65535  # a pixel that does not count, in what `Truth.read` returns
+_JSON_BYTES = 2 * 2**30  # LVIS' training set, the largest that is published, has half of it
+_MASK_BYTES, _PIXELS = 16 * 2**20, 2**28  # of one mask: a .mat file, and what it or a picture holds
+_MOST = 65_534  # classes, and the background
+_OUTLINE = 2_000_000  # pixels that a polygon may be long: pycocotools takes 80 bytes for each
 _SUFFIXES = (".mat", ".png", ".PNG", ".tif", ".tiff", ".bmp", ".gif")
+_FORMATS = ("PNG", "TIFF", "BMP", "GIF")  # whatever a file is called: Pillow hands others to programs (EPS)
 Indices = NDArray[np.uint16]
 
 
@@ -54,8 +65,10 @@ class Truth:
         path = self.files[name]
         try:
             values = self._values(name, path)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise TruthError(f"{path} can't be read as ground truth: {error}") from None
+        except Exception as error:  # of a damaged file, readers raise whatever comes first
+            reason = error.strerror or error if isinstance(error, OSError) else error
+            reason = short(reason) or type(error).__name__
+            raise TruthError(f"{path} can't be read as ground truth: {reason}") from None
         if values.min(initial=0) < 0 or values.max(initial=0) > IGNORED:
             raise TruthError(f"{path} holds values beyond 0 … {IGNORED}; no convention has such ids")
         indices: Indices = self._table[values]
@@ -196,18 +209,39 @@ def _one_channel(_: str, path: Path) -> NDArray[Any]:
     """Ids as they are written: a palette is not applied. Of a .mat, its LabelMap."""
     if path.suffix == ".mat":
         return _label_map(path)
-    with Image.open(path) as picture:
+    with _opened(path) as picture:
         if picture.mode not in ("L", "P", "I", "I;16", "1"):
             raise ValueError(f"it is {picture.mode}, where one channel of ids is wanted")
         values = np.asarray(picture)
     return values.astype(np.uint8) if values.dtype == bool else values
 
 
-def _label_map(path: Path) -> NDArray[Any]:
-    from scipy.io import loadmat  # scipy.io takes longer to import than all else here
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A picture, if it is a file and of a size that masks have."""
+    with open_regular(path) as file:
+        try:
+            picture = Image.open(file, formats=_FORMATS)
+        except UnidentifiedImageError:
+            raise ValueError("it is no picture in a format that can be read") from None
+        with picture:
+            _check_size(picture.height, picture.width)
+            yield picture
 
+
+def _check_size(height: int, width: int) -> None:
+    if height < 0 or width < 0 or height * width > _PIXELS:
+        raise ValueError(f"it is {height} × {width} pixels; {_PIXELS} are the most")
+
+
+def _label_map(path: Path) -> NDArray[Any]:
+    from scipy.io import loadmat, whosmat  # scipy.io takes longer to import than all else here
+
+    file: Any = io.BytesIO(read_up_to(path, _MASK_BYTES))
     try:
-        held = loadmat(path, variable_names=["LabelMap"])
+        for _, shape, _ in whosmat(file):
+            _check_size(math.prod(shape), 1)
+        held = loadmat(file, variable_names=["LabelMap"])
     except Exception as error:  # of a damaged file, scipy raises whatever comes first
         raise ValueError(f"no MATLAB file ({error})") from None
     if "LabelMap" not in held:
@@ -215,11 +249,13 @@ def _label_map(path: Path) -> NDArray[Any]:
     values = held["LabelMap"]
     if values.ndim != 2 or values.dtype.kind not in "uif":
         raise ValueError(f"its LabelMap is {values.dtype} of {values.shape}, where h × w numbers are wanted")
+    if not np.isfinite(values).all():
+        raise ValueError("its LabelMap holds values that are no numbers")
     return np.asarray(values).astype(np.int64)
 
 
 def _camvid(_: str, path: Path) -> NDArray[Any]:
-    with Image.open(path) as picture:
+    with _opened(path) as picture:
         if picture.mode not in ("RGB", "P"):
             raise ValueError(f"it is {picture.mode}, where colours are wanted; the SegNet version is --truth camvid")
         packed = np.asarray(picture.convert("RGB")).astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
@@ -235,7 +271,7 @@ def _instances(place: Path, convention: str) -> Truth:
     """A JSON of instances, drawn as classes: larger ones first, so that a cup on a table stays a cup; crowds as one."""
     path, sheet = _only_json(place, {"image_id", "segmentation"}, "instances JSON (annotations with segmentation)")
     try:
-        categories = [(int(entry["id"]), str(entry["name"])) for entry in sheet["categories"]]
+        categories = [(int(entry["id"]), _name(entry["name"])) for entry in sheet["categories"]]
         index_of = {identity: index for index, (identity, _) in enumerate(categories, start=1)}
         images = {int(image["id"]): image for image in sheet["images"]}
         files = {Path(image["file_name"]).with_suffix("").as_posix(): path for image in images.values()}
@@ -244,19 +280,23 @@ def _instances(place: Path, convention: str) -> Truth:
         for entry in sorted(sheet["annotations"], key=lambda entry: -float(entry.get("area", 0))):
             index_of[int(entry["category_id"])]
             drawn[int(entry["image_id"])].append(entry)
-    except (KeyError, TypeError, ValueError) as error:
-        raise TruthError(f"{path} is no whole instances JSON: {type(error).__name__} {error}") from None
+    except _MALFORMED as error:
+        raise TruthError(f"{path} is no whole instances JSON: {type(error).__name__} {short(error)}") from None
+    _check_count(path, len(categories))
     if len(files) < len(images):
         raise TruthError(f"{path} names an image twice")
 
     def values(name: str, _: Path) -> NDArray[Any]:
         image = images[names[name]]
-        indices = np.zeros((int(image["height"]), int(image["width"])), np.uint16)
+        height, width = int(image["height"]), int(image["width"])
+        _check_size(height, width)
+        indices = np.zeros((height, width), np.uint16)
         for entry in drawn[names[name]]:
             try:
                 indices[_drawn(entry["segmentation"], indices.shape)] = index_of[int(entry["category_id"])]
             except Exception as error:  # of a shape that makes no sense, pycocotools raises whatever comes first
-                raise ValueError(f"annotation {entry.get('id', '?')}: {type(error).__name__} {error}") from None
+                reason = f"{type(error).__name__} {short(error)}"
+                raise ValueError(f"annotation {short(entry.get('id', '?'))}: {reason}") from None
         return indices
 
     covers = {c.name: c.covers for c in _classes_of(load_vocabulary("coco-object"))}
@@ -268,18 +308,69 @@ def _instances(place: Path, convention: str) -> Truth:
     return Truth(convention, tuple(classes), files, values, table)
 
 
-def _drawn(shape: Any, size: tuple[int, ...]) -> NDArray[np.bool_]:
+def _drawn(shape: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     """Polygons, or runs compressed or not, as a mask."""
+    if isinstance(shape, list):
+        return _outlined(shape, size)
+    runs, claimed = shape["counts"], shape.get("size", size)
+    runs = _unpacked(runs.encode()) if isinstance(runs, str) else runs
+    if list(claimed) != list(size):
+        raise ValueError(f"its runs are for {short(claimed)} pixels, the image has {list(size)}")
+    if not all(type(run) is int and run >= 0 for run in runs) or sum(runs) != size[0] * size[1]:
+        raise ValueError("its runs are not as long as the image")
+    inside = np.arange(len(runs)) % 2 == 1
+    return np.repeat(inside, runs).reshape(size[1], size[0]).T  # column by column
+
+
+def _outlined(outlines: list[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Polygons as a mask. pycocotools trusts what it is given, so that is looked at first."""
     from pycocotools import mask as coco_mask
 
-    if isinstance(shape, list) and not shape:
+    for outline in outlines:
+        points = np.array(outline, np.float64).reshape(-1, 2)
+        near = bool((np.abs(points) <= _OUTLINE).all())  # not so for what is no number
+        if not near or np.abs(np.diff(points, axis=0, append=points[:1])).sum() > _OUTLINE:
+            raise ValueError("an outline is longer than any in a photograph")
+    if not outlines or not size[0] * size[1]:
         return np.zeros(size, bool)
-    if isinstance(shape, dict) and isinstance(shape["counts"], list) and sum(shape["counts"]) != size[0] * size[1]:
-        raise ValueError("its runs are not as long as the image")  # pycocotools would read beyond them
-    if isinstance(shape, list) or isinstance(shape["counts"], list):
-        shape = coco_mask.frPyObjects(shape, *size)
-    runs = coco_mask.merge(shape) if isinstance(shape, list) else shape
-    return np.asarray(coco_mask.decode(runs).astype(bool))
+    return np.asarray(coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(outlines, *size))).astype(bool))
+
+
+def _unpacked(text: bytes) -> list[int]:
+    """COCO's compressed runs: five bits a letter, lowest first, from the third run on less the last but one.
+
+    pycocotools, which reads them in C, writes beyond its memory where they make no sense.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for letter in text:
+        bits = letter - 48
+        if not 0 <= bits < 64 or shift > 60:
+            raise ValueError("its runs are no text of COCO's")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits >> 4 & 1) << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise ValueError("its runs are cut short")
+    return runs
+
+
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+
+
+def _name(name: Any) -> str:
+    """A category's name, which reports print."""
+    if not isinstance(name, str | int) or len(str(name)) > 200 or not str(name).isprintable():
+        raise ValueError(f"{shown(name)} is no category's name")
+    return str(name)
+
+
+def _check_count(path: Path, categories: int) -> None:
+    if categories > _MOST - 1:
+        raise TruthError(f"{path} has {categories} categories; {_MOST - 1} are the most")
 
 
 def _groups() -> dict[str, str]:
@@ -291,26 +382,30 @@ def _panoptic(place: Path) -> Truth:
     path, sheet = _only_json(
         place, {"segments_info", "file_name"}, "panoptic JSON (annotations with segments_info and file_name)"
     )
-    categories = {int(entry["id"]): entry for entry in sheet["categories"]}
     covers = {c.name: c.covers for c in _classes_of(load_vocabulary("coco-panoptic"))}
-    classes = tuple(
-        TruthClass(str(c["name"]), covers.get(c["name"], (str(c["name"]),)), "thing" if c.get("isthing") else "stuff",
-                   str(c.get("supercategory", ""))) for c in categories.values()
-    )  # fmt: skip
-    index_of = {identity: index for index, identity in enumerate(categories)}
     files, segments = dict[str, Path](), dict[str, dict[int, int]]()
     folders = [path.with_suffix(""), path.parent]
-    for entry in sheet["annotations"]:
-        name = Path(entry["file_name"]).with_suffix("").as_posix()
-        found = [folder / entry["file_name"] for folder in folders if (folder / entry["file_name"]).is_file()]
-        if found:
-            files[name] = found[0]
-            segments[name] = {int(s["id"]): index_of[int(s["category_id"])] for s in entry["segments_info"]}
+    try:
+        categories = {int(entry["id"]): {**entry, "name": _name(entry["name"])} for entry in sheet["categories"]}
+        index_of = {identity: index for index, identity in enumerate(categories)}
+        for entry in sheet["annotations"]:
+            name = Path(entry["file_name"]).with_suffix("").as_posix()
+            found = [place for folder in folders if os.path.isfile(place := folder / entry["file_name"])]
+            if found:
+                files[name] = found[0]
+                segments[name] = {int(s["id"]): index_of[int(s["category_id"])] for s in entry["segments_info"]}
+    except _MALFORMED as error:
+        raise TruthError(f"{path} is no whole panoptic JSON: {type(error).__name__} {short(error)}") from None
+    _check_count(path, len(categories))
+    classes = tuple(
+        TruthClass(c["name"], covers.get(c["name"], (c["name"],)), "thing" if c.get("isthing") else "stuff",
+                   short(c.get("supercategory", ""))) for c in categories.values()
+    )  # fmt: skip
     if not files:
         raise TruthError(f"none of the PNGs that {path} names lies in {folders[0]} or {folders[1]}")
 
     def values(name: str, mask: Path) -> NDArray[Any]:
-        with Image.open(mask) as picture:
+        with _opened(mask) as picture:
             channels = np.asarray(picture.convert("RGB")).astype(np.uint32)
         identities, where = np.unique(channels @ np.array([1, 256, 65536], np.uint32), return_inverse=True)
         known = {0: len(classes), **segments[name]}
@@ -335,10 +430,15 @@ def _only_json(place: Path, fields: set[str], what: str) -> tuple[Path, dict[str
 
 def _coco_json(path: Path, fields: set[str]) -> dict[str, Any] | None:
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        data = read_up_to(path, min(_JSON_BYTES, path.stat().st_size))  # which sets aside as much as it is allowed
+        table = json.loads(data.decode("utf-8"))
         first = table["annotations"][0]
         return table if fields <= first.keys() and table["categories"] else None
-    except (OSError, ValueError) as error:
-        raise TruthError(f"{path} can't be read: {error}") from None
+    except OSError as error:
+        raise TruthError(f"{path} can't be read: {error.strerror}") from None
+    except RecursionError:
+        raise TruthError(f"{path} can't be read: it is nested too deeply") from None
+    except (ValueError, MemoryError) as error:
+        raise TruthError(f"{path} can't be read: {short(error) or 'out of memory'}") from None
     except (KeyError, IndexError, TypeError, AttributeError):
         return None

@@ -7,18 +7,24 @@ prompts is `ovlabel.text`.
 
 from __future__ import annotations
 
+import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ovlabel.config import read_toml
-from ovlabel.errors import ConfigError, unknown
+from ovlabel.config import read_text, read_toml, shown
+from ovlabel.errors import ConfigError, short, unknown
 
 KINDS = ("stuff", "thing", "material")
 INLINE = "classes:"  # text.vocabulary = "classes:cat, dog, grass"
+MOST_CLASSES = 65_534  # of 16 bits, less the two labels that are no class
+MOST_PROMPTS, MOST_LETTERS = 500_000, 20_000_000  # that the text tower is asked in one run
+_NAME, _SENTENCE, _TEMPLATES = 200, 2000, 1000  # letters of a name and of a sentence (CLIP reads some 300); templates
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")  # what no file can hold as it is
 _T = TypeVar("_T")
 _KIND_NAMES: dict[type, str] = {bool: "true or false", int: "a whole number", str: "a string in quotes"}
 _PACKAGE = Path(__file__).parent
@@ -128,37 +134,40 @@ def load_vocabulary(name: str) -> Vocabulary:
         return _inline(name.removeprefix(INLINE))
     if name in vocabulary_names():
         return _from_toml(_data("vocabularies") / f"{name}.toml", name)
-    path = Path(name).expanduser()
-    if not path.is_file():
+    path = Path(os.path.expanduser(name))
+    if not os.path.isfile(path):
         if path.suffix or path.parent != Path("."):
             raise ConfigError(f"no vocabulary file {name}")
-        raise ConfigError(unknown("vocabulary", name, vocabulary_names()))
+        raise ConfigError(unknown("vocabulary", short(name), vocabulary_names()))
     return _from_toml(path, path.stem) if path.suffix == ".toml" else _from_lines(path)
 
 
 def load_templates(name: str) -> Templates:
     """A template set by built-in name or path. Raises ConfigError."""
-    path = _data("templates") / f"{name}.toml" if name in template_names() else Path(name).expanduser()
-    if not path.is_file():
+    path = _data("templates") / f"{name}.toml" if name in template_names() else Path(os.path.expanduser(name))
+    if not os.path.isfile(path):
         if path.suffix or path.parent != Path("."):
             raise ConfigError(f"no template file {name}")
-        raise ConfigError(unknown("template set", name, template_names()))
+        raise ConfigError(unknown("template set", short(name), template_names()))
     table = read_toml(path)
     for key in table:
         if key not in ("title", "source", "adaptive", "templates"):
-            raise ConfigError(f"{path}: {unknown('key', key, ('title', 'source', 'adaptive', 'templates'))}")
+            raise ConfigError(f"{path}: {unknown('key', short(key), ('title', 'source', 'adaptive', 'templates'))}")
     given = table.get("templates")
     by_kind: dict[str, Any] = given if isinstance(given, dict) else dict.fromkeys(KINDS, given)
     for kind in KINDS:
         sentences = by_kind.get(kind)
         if not isinstance(sentences, list) or not sentences:
             raise ConfigError(f"{path}: templates need a list of sentences for '{kind}'")
+        if len(sentences) > _TEMPLATES:
+            raise ConfigError(f"{path} has {len(sentences)} templates for '{kind}'; the most is {_TEMPLATES}")
         for sentence in sentences:
             if not isinstance(sentence, str) or sentence.count("{}") != 1:
-                raise ConfigError(f"{path}: template {sentence!r} needs {{}} once, for the name")
+                raise ConfigError(f"{path}: template {shown(sentence)} needs {{}} once, for the name")
+        _check_sentences(str(path), sentences)
     return Templates(
         name=path.stem,
-        title=str(table.get("title", "")),
+        title=_typed(path, table, "title", str, ""),
         by_kind={kind: tuple(by_kind[kind]) for kind in KINDS},
         adaptive=_typed(path, table, "adaptive", bool, False),
     )
@@ -168,18 +177,27 @@ def load_descriptions(path: str | Path, vocabulary: Vocabulary) -> dict[str, tup
     """A description file: TOML, a class' name and a list of sentences a line; "" holds none. Raises ConfigError."""
     table = read_toml(Path(path)) if path else {}
     names = [entry.name for entry in vocabulary.classes]
+    known = set(names)
     for name, sentences in table.items():
-        if name not in names:
-            raise ConfigError(f"{path}: {unknown('class', name, names)}")
+        if name not in known:  # of very many, the nearest would take minutes to find
+            asked = unknown("class", short(name), names) if len(names) <= 1000 else f"unknown class '{short(name)}'"
+            raise ConfigError(f"{path}: {asked}")
         if not isinstance(sentences, list) or not all(isinstance(s, str) and s.strip() for s in sentences):
             raise ConfigError(f'{path}: write "{name}" = ["a sentence.", "another."]')
+        _check_sentences(f"{path}, class {name}", sentences)
+    _check_amount(str(path), sum(map(len, table.values())), sum(len(s) for own in table.values() for s in own))
     return {name: tuple(dict.fromkeys(sentences)) for name, sentences in table.items()}
 
 
 def make_queries(
     vocabulary: Vocabulary, templates: Templates, descriptions: Mapping[str, tuple[str, ...]] = {}
 ) -> list[Query]:
-    """Every query of the vocabulary with its prompts, classes in order, names as written; then its descriptions."""
+    """Every query of the vocabulary with its prompts, classes in order, names as written; then its descriptions.
+
+    Raises:
+        ConfigError: more prompts than a run can ask.
+    """
+    _check_prompts(vocabulary, templates, descriptions)
     queries = []
     for index, entry in enumerate(vocabulary.classes):
         asked = dict.fromkeys(
@@ -194,6 +212,60 @@ def make_queries(
                 queries.append(Query(index, name + where, tuple(filled), tuple(sentences)))
         queries += [Query(index, sentence, (sentence,)) for sentence in descriptions.get(entry.name, ())]
     return queries
+
+
+def _check_prompts(vocabulary: Vocabulary, templates: Templates, descriptions: Mapping[str, tuple[str, ...]]) -> None:
+    """Count the prompts before they are written out: names × contexts × templates, which a small file can make many."""
+    letters_of = {kind: sum(map(len, sentences)) for kind, sentences in templates.by_kind.items()}
+    prompts = letters = 0
+    for entry in vocabulary.classes:
+        own, said = entry.prompts or templates.by_kind[entry.kind], descriptions.get(entry.name, ())
+        names, places, sentences = len(entry.asked), 1 + len(entry.contexts), len(own)
+        prompts += names * places * sentences + len(said)
+        letters += names * places * (sum(map(len, own)) if entry.prompts else letters_of[entry.kind])
+        letters += places * sentences * sum(map(len, entry.asked))
+        letters += names * sentences * sum(map(len, entry.contexts)) + sum(map(len, said))
+    _check_amount(f"vocabulary {vocabulary.name} with templates {templates.name}", prompts, letters)
+
+
+def _check_amount(where: str, prompts: int, letters: int) -> None:
+    if prompts > MOST_PROMPTS or letters > MOST_LETTERS:
+        raise ConfigError(
+            f"{where}: {prompts} prompts of {letters} letters in all, where {MOST_PROMPTS} and {MOST_LETTERS} are the "
+            "most; leave out classes, synonyms, contexts or templates"
+        )
+
+
+def _check_names(where: str, names: Iterable[str]) -> None:
+    for name in names:
+        if len(name) > _NAME:
+            raise ConfigError(f"{where}: {short(name)} has {len(name)} letters; the most for a name is {_NAME}")
+        if _CONTROL.search(name):
+            raise ConfigError(f"{where}: {shown(name)} holds a line break, a tab or a control character; take it out")
+
+
+def _check_sentences(where: str, sentences: Iterable[str]) -> None:
+    """A sentence may be written on several lines; a name may not."""
+    for sentence in sentences:
+        if len(sentence) > _SENTENCE:
+            raise ConfigError(f"{where}: a sentence has {len(sentence)} letters ({short(sentence)}), not {_SENTENCE}")
+        if _CONTROL.search(re.sub(r"[\t\n\r]", " ", sentence)):
+            raise ConfigError(f"{where}: {shown(sentence)} holds a control character; take it out")
+
+
+def _checked(where: object, vocabulary: Vocabulary) -> Vocabulary:
+    """The vocabulary, if its labels fit 16 bits and its names fit on a line of any file that is written of them."""
+    count = len(vocabulary.classes)
+    if count > MOST_CLASSES:
+        raise ConfigError(f"{where} holds {count} classes; labels of 16 bits have room for {MOST_CLASSES}")
+    for entry in vocabulary.classes:
+        place = f"{where}, class {short(entry.name)}"
+        _check_names(place, (entry.name, entry.phrase, entry.group, *entry.synonyms, *entry.queries, *entry.contexts))
+        _check_sentences(place, entry.prompts)
+    twice = sorted(name for name, times in Counter(entry.name for entry in vocabulary.classes).items() if times > 1)
+    if twice:
+        raise ConfigError(f"{where}: class {', '.join(twice[:4])}{', …' * (len(twice) > 4)} is there twice")
+    return vocabulary
 
 
 def check(vocabulary: Vocabulary) -> list[str]:
@@ -268,7 +340,7 @@ def _from_toml(path: Path, name: str) -> Vocabulary:
     table = read_toml(path)
     for key in table:
         if key not in ("title", "source", "background", "class"):
-            raise ConfigError(f"{path}: {unknown('key', key, ('title', 'source', '[background]', '[[class]]'))}")
+            raise ConfigError(f"{path}: {unknown('key', short(key), ('title', 'source', '[background]', '[[class]]'))}")
     background, entries = table.get("background"), table.get("class", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ConfigError(f"{path}: write each class as a table of its own under [[class]]")
@@ -277,30 +349,25 @@ def _from_toml(path: Path, name: str) -> Vocabulary:
     entries = ([{"kind": "stuff", **background}] if background is not None else []) + entries
     if not entries:
         raise ConfigError(f"{path} holds no [[class]]")
+    title, source = _typed(path, table, "title", str, name), _typed(path, table, "source", str, "")
+    _check_sentences(str(path), (title, source))
     classes = tuple(_entry(path, i, entry) for i, entry in enumerate(entries))
-    _unique(path, [c.name for c in classes])
-    return Vocabulary(
-        name,
-        _typed(path, table, "title", str, name),
-        _typed(path, table, "source", str, ""),
-        classes,
-        None if background is None else 0,
-    )
+    return _checked(path, Vocabulary(name, title, source, classes, None if background is None else 0))
 
 
 def _entry(path: Path, index: int, table: Mapping[str, Any]) -> VocabularyClass:
     known = {f.name for f in fields(VocabularyClass)}
-    label = table.get("name", f"number {index}")
+    label = short(table.get("name", f"number {index}"))
     for key in table:
         if key not in known:
-            raise ConfigError(f"{path}, class {label}: {unknown('key', key, known)}")
+            raise ConfigError(f"{path}, class {label}: {unknown('key', short(key), known)}")
     if not isinstance(table.get("name"), str) or not table["name"].strip():
         raise ConfigError(f"{path}, class {label}: name must be a string in quotes")
     for key in ("kind", "phrase", "group"):
         _typed(f"{path}, class {label}", table, key, str, "")
     _typed(f"{path}, class {label}", table, "id", int, 0)
     if table.get("kind", "thing") not in KINDS:
-        raise ConfigError(f"{path}, class {label}: {unknown('kind', str(table['kind']), KINDS)}")
+        raise ConfigError(f"{path}, class {label}: {unknown('kind', short(table['kind']), KINDS)}")
     values = dict(table)
     for key in ("synonyms", "queries", "prompts", "contexts"):
         strings = values.get(key, [])
@@ -323,17 +390,14 @@ def _typed(where: object, table: Mapping[str, Any], key: str, kind: type[_T], de
     """A value of the table, which must be of this type."""
     value = table.get(key, default)
     if type(value) is not kind:
-        raise ConfigError(f"{where}: {key} must be {_KIND_NAMES[kind]}, not {value!r}")
+        raise ConfigError(f"{where}: {key} must be {_KIND_NAMES[kind]}, not {shown(value)}")
     return value
 
 
 def _from_lines(path: Path) -> Vocabulary:
     """A class-a-line text file as the SCLIP family publishes them; synonyms behind commas or semicolons."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read vocabulary {path}: {error}") from None
-    split = [_split(line) for line in lines if line.strip()]
+    lines = read_text(path).splitlines()
+    split = [names for line in lines if (names := _split(line))]
     if not split:
         raise ConfigError(f"{path} holds no class")
     first = split[0]
@@ -342,29 +406,22 @@ def _from_lines(path: Path) -> Vocabulary:
     classes = [VocabularyClass(n[0], _known_kinds().get(n[0], "thing"), tuple(n[1:])) for n in split]
     if background:
         classes[0] = VocabularyClass("background", "stuff", queries=tuple(first))
-    _unique(path, [c.name for c in classes])
-    return Vocabulary(path.stem, path.name, str(path), tuple(classes), 0 if background else None)
+    return _checked(path, Vocabulary(path.stem, path.name, str(path), tuple(classes), 0 if background else None))
 
 
 def _inline(text: str) -> Vocabulary:
     names = _split(text)
     if not names:
         raise ConfigError("no class given: write --classes 'cat, dog, grass'")
-    _unique("--classes", names)
     kinds = _known_kinds()
     classes = tuple(VocabularyClass(name, kinds.get(name, "thing")) for name in names)
     background = 0 if names[0] == "background" else None
-    return Vocabulary("classes", f"{len(names)} classes given by hand", "", classes, background)
+    title = f"{len(names)} classes given by hand"
+    return _checked("--classes", Vocabulary("classes", title, "", classes, background))
 
 
 def _split(line: str) -> list[str]:
     return [name.strip() for name in re.split(r"[,;]", line) if name.strip()]
-
-
-def _unique(where: object, names: list[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(f"{where}: class {', '.join(twice)} is there twice")
 
 
 @cache

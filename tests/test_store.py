@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovlabel import disk
+from ovlabel.cli import main
 from ovlabel.errors import BusyError, RunError, StoreError
 from ovlabel.record import Record
 from ovlabel.runs import check_run, differences
@@ -48,7 +49,7 @@ def new_store(path: Path, classes: int = 3, keep: str = "top5", folder: Path | N
     folder.mkdir(exist_ok=True)
     text = {
         "classes": [f"class {i}" for i in range(classes)],
-        "kinds": ["thing"] * classes,
+        "vocabulary": [{"name": f"class {i}", "kind": "thing"} for i in range(classes)],
         "colours": [[i % 256, 0, 0] for i in range(classes)],
         "background": None,
     }
@@ -697,3 +698,48 @@ def test_a_long_list_names_the_first_place_that_differs() -> None:
     old = {"text": {"vocabulary": {"classes": names}}}
     new = {"text": {"vocabulary": {"classes": [*names[:7], "other", *names[8:]]}}}
     assert differences(old, new) == ['text.vocabulary.classes[7]: "class 7" in the store, "other" here']
+
+
+# ---------------------------------------------------------------- stores from strangers
+
+JUNK = [None, 3, "x", [], {}, [3], {"a": {}}, ["two\nlines"], [[0, 0, 999]], [{"name": "x", "id": "y"}], -1, [[]] * 9]
+
+
+@pytest.mark.parametrize("name", ["id", "classes", "colours", "background", "vocabulary", "labels", "written", "run"])
+def test_whatever_a_root_says_no_command_breaks(
+    name: str, tmp_path: Path, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = new_store(tmp_path / "s.zarr")
+    store.commit([(record("a.png"), random_annotation(rng))])
+    root = store.path / "zarr.json"
+    good = json.loads(root.read_text())
+    for number, junk in enumerate(JUNK):
+        root.write_text(json.dumps({**good, "attributes": {**good["attributes"], name: junk}}))
+        for command in (
+            ["status", str(store.path)],
+            ["verify", str(store.path)],
+            ["export", str(store.path), str(tmp_path / f"{number}")],
+            ["show", str(store.path), "a.png"],
+            ["score", str(store.path), str(tmp_path)],
+        ):
+            assert main(command) in (0, 2, 4), (command, junk)
+            assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_export_stays_in_its_folder(tmp_path: Path, rng: np.random.Generator) -> None:
+    store = new_store(tmp_path / "s.zarr")
+    store.commit([(record("../../out.png"), random_annotation(rng))])
+    before = sorted(path for path in tmp_path.rglob("*") if "labels" not in path.parts)
+    main(["export", str(store.path), str(tmp_path / "labels")])
+    assert sorted(path for path in tmp_path.rglob("*") if "labels" not in path.parts) == before
+
+
+def test_a_planted_array_of_another_kind_is_not_read(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Zarr's second format can hold pickled objects: it is not even looked at."""
+    store = new_store(tmp_path / "s.zarr")
+    store.commit([(record("a"), random_annotation(rng))])
+    labels = only_chunk(store) / "labels"
+    shutil.rmtree(labels)
+    zarr.create_array(labels, shape=(9,), chunks=(9,), dtype="uint8", zarr_format=2)
+    with pytest.raises(StoreError, match="can't be read"):
+        _ = open_store(store.path)["a"].labels

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ovlabel.errors import ConfigError, ImageError, unknown
+from ovlabel.errors import ConfigError, ImageError, StoreError, unknown
 from ovlabel.images import decode, list_images, printable, read_file
 from ovlabel.lock import owners
 from ovlabel.store import Store, open_store
@@ -22,7 +22,6 @@ def register(app: typer.Typer) -> None:
 def status(store: Annotated[Path, typer.Argument(help="Store made by 'ovlabel annotate'.")]) -> None:
     """What a store holds: its run, how much is done, what is pending, what failed and why."""
     opened = open_store(store)
-    run = opened.run
     print(f"store      {printable(str(store))}")
     if opened.folder.is_dir():
         items = list_images(opened.folder)
@@ -35,16 +34,10 @@ def status(store: Annotated[Path, typer.Argument(help="Store made by 'ovlabel an
     print(f"done       {len(opened)}")
     print(f"failed     {len(opened.failed)}")
     print(f"classes    {len(opened.classes)}: {', '.join(opened.classes[:6])}{', …' * (len(opened.classes) > 6)}")
-    config = opened.attrs["written"]["config"]
-    print(f"asked      vocabulary {config['text']['vocabulary']}, templates {config['text']['templates']}")
-    print(f"model      {config['encoder']['model']}, weights {config['encoder']['weights']}")
-    print(f"stages     {', '.join(stage['use'] for stage in run['stages']) or 'none'}")
-    tiling = run["tiling"]
-    window = f"windows of {tiling['window']} every {tiling['stride']}" if tiling["window"] else "whole images"
-    print(f"tiling     short side {tiling['short_side']}, {window}")
-    print(f"sha256     {run['encoder']['weights']}")
-    print(f"kept       labels, confidence, probabilities: {run['store']['probabilities']}")
-    print(f"made       {opened.attrs['created']} by ovlabel {opened.attrs['versions']['ovlabel']}")
+    try:
+        print("\n".join(_run_lines(opened)))
+    except (KeyError, TypeError, AttributeError):
+        raise StoreError(f"{store}/zarr.json is damaged: what it says of its run can't be read") from None
     print(f"committed  {opened.committed or 'nothing yet'}")
     for owner in owners(store):
         print(f"lock       {owner}, who is writing or died of it")
@@ -53,6 +46,22 @@ def status(store: Annotated[Path, typer.Argument(help="Store made by 'ovlabel an
     for key, record in opened.failed.items():
         times = f"{record.attempts} times, last" if record.attempts > 1 else "on"
         print(f"failed: {printable(key)}: {record.stage}: {record.error} ({record.exception}; {times} {record.time})")
+
+
+def _run_lines(store: Store) -> list[str]:
+    """How the run was written, and what it resolved to."""
+    config, run = store.attrs["written"]["config"], store.run
+    tiling = run["tiling"]
+    window = f"windows of {tiling['window']} every {tiling['stride']}" if tiling["window"] else "whole images"
+    return [
+        f"asked      vocabulary {config['text']['vocabulary']}, templates {config['text']['templates']}",
+        f"model      {config['encoder']['model']}, weights {config['encoder']['weights']}",
+        f"stages     {', '.join(stage['use'] for stage in run['stages']) or 'none'}",
+        f"tiling     short side {tiling['short_side']}, {window}",
+        f"sha256     {run['encoder']['weights']}",
+        f"kept       labels, confidence, probabilities: {run['store']['probabilities']}",
+        f"made       {store.attrs['created']} by ovlabel {store.attrs['versions']['ovlabel']}",
+    ]
 
 
 def show(
