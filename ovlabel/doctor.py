@@ -204,7 +204,7 @@ def _weights(report: Report, encoder: EncoderConfig, missing: list[str], *, name
         if named:
             report.problems.append(
                 f"weights '{encoder.source[1]}' of '{encoder.source[0]}' are not on this machine (looked from "
-                f"{Path.cwd()}); with a network, 'ovlabel annotate' fetches them from {origin}; else pass --weights FILE"
+                f"{Path.cwd()}); 'ovlabel annotate' fetches them from {origin}; without a network pass --weights FILE"
             )
         return (
             f"{what}: not on this machine; 'ovlabel annotate' fetches them from {origin}. "
