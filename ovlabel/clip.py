@@ -11,10 +11,10 @@ import copy
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import open_clip
 import torch
@@ -224,9 +224,20 @@ class Clip:
         `encoder.last_block`: "full" keeps residual and feed-forward, "residual" drops the feed-forward, "attention"
         keeps the attention branch alone.
         """
-        block = self._block(self.layers)
-        tokens = trace.tokens(self.layers)
-        out = self.attended(self.layers, trace.qkv(self.layers)[2], attention)
+        return self._finished(trace, self.attended(self.layers, trace.qkv(self.layers)[2], attention))
+
+    def readout_of(self, trace: Trace, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """`readout` under Σ softmax(q kᵀ / √d) over `pairs` of queries and keys, without making the maps.
+
+        The softmax inside torch's fused attention is float32 or finer, whatever the run's dtype.
+        """
+        values = trace.qkv(self.layers)[2]
+        mixed = sum(F.scaled_dot_product_attention(queries, keys, values) for queries, keys in pairs)
+        return self._finished(trace, self._out(self.layers, cast(Tensor, mixed)))
+
+    def _finished(self, trace: Trace, out: Tensor) -> Tensor:
+        """The rest of the last block behind its attention branch."""
+        block, tokens = self._block(self.layers), trace.tokens(self.layers)
         if self._last_block == "attention":
             return out
         out = tokens + out
@@ -236,9 +247,12 @@ class Clip:
 
     def attended(self, layer: int, values: Tensor, attention: Tensor) -> Tensor:
         """The attention branch of block `layer`: values b heads m d, attention b heads n m → b n width."""
+        return self._out(layer, attention.to(values.dtype) @ values)
+
+    def _out(self, layer: int, mixed: Tensor) -> Tensor:
+        """What the heads mixed, b heads n d → b n width."""
         block = self._block(layer)
-        mixed = (attention.to(values.dtype) @ values).transpose(1, 2).flatten(2)
-        out: Tensor = block.ls_1(block.attn.out_proj(mixed))
+        out: Tensor = block.ls_1(block.attn.out_proj(mixed.transpose(1, 2).flatten(2)))
         return out
 
     def image(self, tokens: Tensor) -> Tensor:

@@ -95,10 +95,10 @@ def label_map(labels: Tensor, classes: int) -> LabelMap:
 
 
 def kept_maps(
-    probabilities: Tensor, working: tuple[int, int], keep: str
+    probabilities: Tensor | None, working: tuple[int, int], keep: str
 ) -> tuple[LabelMap | None, npt.NDArray[np.uint8] | None]:
     """What `store.probabilities` keeps of c h w, at working size: class indices k h w or None, 255 × probabilities."""
-    if keep == "none":
+    if keep == "none" or probabilities is None:
         return None, None
     maps = enlarge(probabilities[None], working)[0]
     if keep == "full":

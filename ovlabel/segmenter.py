@@ -25,7 +25,7 @@ from ovlabel.clip import Clip, Trace
 from ovlabel.config import Config
 from ovlabel.errors import ConfigError, StackError, out_of_memory
 from ovlabel.finish import decide, drop_small, finish_size, kept_maps, label_map, probabilities_of, quantised
-from ovlabel.ops import enlarge, normalise, resize, scaled_scores
+from ovlabel.ops import bands, normalise, resize, scaled_scores
 from ovlabel.stack import Stack, levels_of, name_of
 from ovlabel.types import (
     Annotation,
@@ -39,6 +39,8 @@ from ovlabel.types import (
 from ovlabel.windows import (
     Canvas,
     GridCanvas,
+    Mosaic,
+    Sheet,
     cut,
     enlarge_window,
     flipped_padding,
@@ -81,12 +83,21 @@ class _Untraced:
 
 
 @dataclass(frozen=True, eq=False)
+class _Shares:
+    """Probabilities c h w, where somebody wants them, and their (h, w); labels and confidence, if decided already."""
+
+    probabilities: Tensor | None
+    finish: tuple[int, int]
+    decided: tuple[Tensor, Tensor] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class _Decision:
-    """One image's result where it was computed: labels and confidence H W, probabilities c h w, the working size."""
+    """One image's result where it was computed: labels and confidence H W, what they come from, the working size."""
 
     labels: Tensor
     confidence: Tensor
-    probabilities: Tensor
+    shares: _Shares
     working_size: tuple[int, int]
 
 
@@ -97,6 +108,10 @@ class Segmenter:
         clip: the encoder. bank: what is asked. stack: the stages.
         config: `tiling`, `labels`, `store.probabilities` and `text.logit_scale` are read.
         batch_size: windows that go through the encoder together; never changes a result beyond rounding.
+
+    Attributes:
+        literal: make every map and enlarge every window by itself, as the published code does, instead of fused
+            attention and all windows at once. The values are the same up to rounding.
 
     Raises:
         StackError: a stage acts at `window`, where `tiling.enlarge = "direct"` has no window pixels.
@@ -116,12 +131,14 @@ class Segmenter:
                 f'tiling.window = {tiling.window}: under a patch of {clip.patch} it needs tiling.pad = "center"'
             )
         wide = torch.float64 if clip.dtype == torch.float64 else torch.float32
+        self.literal = False
         self.text = torch.from_numpy(self.bank.embeddings).to(clip.device, wide)
         self.class_of = torch.from_numpy(self.bank.class_of).to(clip.device, torch.int64)
 
     def __call__(self, image: UInt8Image) -> Prediction:
         """Labels, confidence and probabilities of a uint8 H W 3 RGB image. Raises ValueError for another shape."""
-        return self._prediction(self._decide_image(image))
+        resized, size = self._resized(image)
+        return self.segment_resized(resized, size, image)
 
     def segment_resized(
         self, resized: UInt8Image, size: tuple[int, int], image: UInt8Image | None = None
@@ -133,11 +150,13 @@ class Segmenter:
             size: (height, width) of the labels to make: the photograph's.
             image: the photograph, for other scales and for stages that read it; by default `resized`.
         """
-        return self._prediction(self._decide_resized(resized, size, image))
+        with torch.inference_mode():
+            shares, context = self._shares(resized, size, image, keep=True)
+            return self._prediction(self._decided(self._edited(shares, context)(), context, size))
 
     def annotation(self, image: UInt8Image) -> Annotation:
         """What the store keeps of `segmenter(image)`; `store.probabilities` says how much."""
-        return self._annotation(self._decide_image(image))
+        return self.begin(image)()
 
     @property
     def behind(self) -> int:
@@ -157,10 +176,18 @@ class Segmenter:
 
     def _begun(
         self, resized: UInt8Image, size: tuple[int, int], image: UInt8Image
-    ) -> tuple[Callable[[], Tensor], ImageContext]:
+    ) -> tuple[Callable[[], _Shares], ImageContext]:
         with torch.inference_mode():
-            probabilities, context = self._probabilities(resized, size, image)
-            return self.stack.begin("probabilities", probabilities, context), context
+            keep = self.config.store.probabilities != "none"
+            shares, context = self._shares(resized, size, image, keep=keep)
+            return self._edited(shares, context), context
+
+    def _edited(self, shares: _Shares, context: ImageContext) -> Callable[[], _Shares]:
+        """The level `probabilities`; the call waits for a stage that works elsewhere."""
+        if shares.probabilities is None or not self.stack.acts_at("probabilities"):
+            return lambda: shares
+        answer = self.stack.begin("probabilities", shares.probabilities, context)
+        return lambda: replace(shares, probabilities=answer())
 
     def _fitted(self, work: Callable[[], _T]) -> _T:
         """`work()`, with batches half as large each time the machine has no room for them.
@@ -183,7 +210,7 @@ class Segmenter:
 
     def _annotation(self, decision: _Decision) -> Annotation:
         working = decision.working_size
-        classes, probabilities = kept_maps(decision.probabilities, working, self.config.store.probabilities)
+        classes, probabilities = kept_maps(decision.shares.probabilities, working, self.config.store.probabilities)
         labels = label_map(decision.labels, len(self.bank.classes))
         wanted = finish_size(self.config.labels, labels.shape, working, capped=False)
         return Annotation(
@@ -192,12 +219,8 @@ class Segmenter:
             classes,
             probabilities,
             working,
-            reduced=tuple(decision.probabilities.shape[1:]) != wanted,
+            reduced=decision.shares.finish != wanted,
         )
-
-    def _decide_image(self, image: UInt8Image) -> _Decision:
-        resized, size = self._resized(image)
-        return self._decide_resized(resized, size, image)
 
     def _resized(self, image: UInt8Image) -> tuple[UInt8Image, tuple[int, int]]:
         """The working image, and the photograph's (height, width)."""
@@ -208,41 +231,73 @@ class Segmenter:
         tiling = self.config.tiling
         return resize(image, working_size(size, tiling.short_side, tiling.long_side, self.clip.patch)), size
 
-    def _decide_resized(self, resized: UInt8Image, size: tuple[int, int], image: UInt8Image | None) -> _Decision:
-        with torch.inference_mode():
-            probabilities, context = self._probabilities(resized, size, image)
-            return self._decided(self.stack.edit("probabilities", probabilities, context), context, size)
-
-    def _probabilities(
-        self, resized: UInt8Image, size: tuple[int, int], image: UInt8Image | None
-    ) -> tuple[Tensor, ImageContext]:
-        """c h w, not yet edited at `probabilities`, and what stages may read of the image."""
-        source, settings = resized if image is None else image, self.config.labels
+    def _shares(
+        self, resized: UInt8Image, size: tuple[int, int], image: UInt8Image | None, *, keep: bool
+    ) -> tuple[_Shares, ImageContext]:
+        """Not yet edited at `probabilities`; with what stages may read of the image. `keep`: the maps are wanted."""
+        source = resized if image is None else image
         working = (resized.shape[0], resized.shape[1])
         pixels = self._pixels(resized)
         pyramid = [
             pixels if scale == 1 else self._pixels(resize(source, self._scaled(working, scale)))
             for scale in self.config.tiling.scales
         ]
-        logits = self.logits(pyramid, finish_size(settings, size, working))
+        finish = finish_size(self.config.labels, size, working)
         whole = resize(source, size) if self.stack.acts_at("logits", "probabilities", "labels") else source
         context = ImageContext(whole, pixels, self.bank, self.text, self.config.text.logit_scale)
-        logits = self.stack.edit("logits", logits, context)
-        return probabilities_of(logits, self.bank, context.logit_scale), context
+        if self.config.tiling.combine == "mean" and not self.stack.acts_at("logits"):
+            return self._by_bands(pyramid, finish, decide_here=finish == size, keep=keep), context
+        logits = self.stack.edit("logits", self.logits(pyramid, finish), context)
+        return _Shares(probabilities_of(logits, self.bank, context.logit_scale), finish), context
 
-    def _decided(self, probabilities: Tensor, context: ImageContext, size: tuple[int, int]) -> _Decision:
+    def _by_bands(
+        self, pyramid: Sequence[Tensor], finish: tuple[int, int], *, decide_here: bool, keep: bool
+    ) -> _Shares:
+        """From cosines to probabilities, and where that is all, to labels, in bands of rows that stay in the cache."""
         settings = self.config.labels
-        probabilities = drop_small(probabilities, self.bank, settings.area_threshold)
-        labels, confidence = decide(probabilities, size, self.bank, settings.probability_threshold)
+        decide_here = decide_here and not settings.area_threshold and not self.stack.acts_at("probabilities")
+        sheets, whole = self._sheets(pyramid)
+        rows = [sheet.rows(finish) for sheet in sheets]
+        shares = self.text.new_empty(len(self.bank.classes), *finish) if keep or not decide_here else None
+        labels, confidence = self.class_of.new_empty(finish), self.text.new_empty(finish)
+        for top, bottom in bands(finish[0], len(self.text) * finish[1], self._band_values):
+            logits = rows[0](top, bottom)
+            for more in rows[1:]:
+                logits.add_(more(top, bottom))
+            band = probabilities_of(
+                logits if whole == 1 else logits.div_(whole), self.bank, self.config.text.logit_scale
+            )
+            if shares is not None:
+                shares[:, top:bottom] = band
+            if decide_here:
+                size = (bottom - top, finish[1])
+                labels[top:bottom], confidence[top:bottom] = decide(
+                    band, size, self.bank, settings.probability_threshold
+                )
+        return _Shares(shares, finish, (labels, confidence) if decide_here else None)
+
+    @property
+    def _band_values(self) -> int:
+        """float32 values of a band: what a CPU's cache holds, what keeps a GPU busy."""
+        return 2**20 if self.clip.device.type == "cpu" else 2**26
+
+    def _decided(self, shares: _Shares, context: ImageContext, size: tuple[int, int]) -> _Decision:
+        if shares.decided is not None:
+            labels, confidence = shares.decided
+        else:
+            settings = self.config.labels
+            probabilities = drop_small(_there(shares.probabilities), self.bank, settings.area_threshold)
+            labels, confidence = decide(probabilities, size, self.bank, settings.probability_threshold)
+            shares = replace(shares, probabilities=probabilities)
         labels = self.stack.edit("labels", labels, context)
         working = (context.pixels.shape[-2], context.pixels.shape[-1])
-        return _Decision(labels, confidence, probabilities, working)
+        return _Decision(labels, confidence, shares, working)
 
     def _prediction(self, decision: _Decision) -> Prediction:
         return Prediction(
             labels=label_map(decision.labels, len(self.bank.classes)),
             confidence=decision.confidence.float().cpu().numpy(),
-            probabilities=decision.probabilities.float().cpu().numpy(),
+            probabilities=_there(decision.shares.probabilities).float().cpu().numpy(),
             working_size=decision.working_size,
         )
 
@@ -260,29 +315,47 @@ class Segmenter:
         Args:
             pyramid: 3 H W normalised, the image at each of `tiling.scales`.
         """
+        if self.config.tiling.combine == "vote":
+            return self._votes(pyramid, target)
+        sheets, whole = self._sheets(pyramid)
+        total = sheets[0].at(target)
+        for sheet in sheets[1:]:
+            total.add_(sheet.at(target))
+        return total if whole == 1 else total.div_(whole)
+
+    def _looks(self, pyramid: Sequence[Tensor]) -> Iterator[tuple[int, Sheet, float]]:
+        """(number of the scale, cosines, weight) of every scale and view."""
         tiling = self.config.tiling
-        voting = tiling.combine == "vote"
-        total: Tensor | None = None
-        votes: Tensor | None = None
-        whole = 0.0
-        for pixels, more in zip(pyramid, tiling.scale_weights or (1.0,) * len(pyramid), strict=True):
-            seen_so: Tensor | None = None  # views add up before they are enlarged: at image size, maps are large
+        for number, (pixels, more) in enumerate(zip(pyramid, tiling.scale_weights or (1.0,) * len(pyramid))):
             for view, own in zip(tiling.views, tiling.view_weights or (1.0,) * len(tiling.views), strict=True):
-                maps, weight = self._view(pixels, view), more * own
-                whole += weight
-                if voting:
-                    best = enlarge(maps[None], target)[0].argmax(0, keepdim=True)
-                    votes = maps.new_zeros(len(maps), *target) if votes is None else votes
-                    votes.scatter_add_(0, best, torch.full_like(best, weight, dtype=votes.dtype))
-                maps = maps if weight == 1 else maps * weight
-                seen_so = maps if seen_so is None else seen_so.add_(maps)
-            if seen_so is not None:
-                enlarged = enlarge(seen_so[None], target)[0]
-                total = enlarged if total is None else total.add_(enlarged)
-        if total is None:
+                yield number, self._view(pixels, view), more * own
+
+    def _sheets(self, pyramid: Sequence[Tensor]) -> tuple[list[Sheet], float]:
+        """Each scale's cosines, weighted, its views added up before they are enlarged; and all weights together."""
+        sheets: list[Sheet] = []
+        whole = 0.0
+        for number, sheet, weight in self._looks(pyramid):
+            whole += weight
+            if number < len(sheets):
+                sheets[number].add(sheet, weight)
+            else:
+                sheet.scale(weight)
+                sheets.append(sheet)
+        if not sheets:
             raise ValueError("an image at one scale or more is needed")
-        mean = total if whole == 1 else total.div_(whole)
-        return mean if votes is None else self._voted(mean, votes.div_(whole))
+        return sheets, whole
+
+    def _votes(self, pyramid: Sequence[Tensor], target: tuple[int, int]) -> Tensor:
+        """`logits` by votes of every scale and view; see `_voted`."""
+        votes, mean = self.text.new_zeros(len(self.text), *target), self.text.new_zeros(len(self.text), *target)
+        whole = 0.0
+        for _, sheet, weight in self._looks(pyramid):
+            maps = sheet.at(target)
+            best = maps.argmax(0, keepdim=True)
+            votes.scatter_add_(0, best, torch.full_like(best, weight, dtype=votes.dtype))
+            mean.add_(maps, alpha=weight)
+            whole += weight
+        return self._voted(mean.div_(whole), votes.div_(whole))
 
     def _voted(self, mean: Tensor, votes: Tensor) -> Tensor:
         """Votes q h w (shares) → logits whose softmax are the votes; where they are equal, the mean cosines decide."""
@@ -294,21 +367,37 @@ class Segmenter:
         """The working size at another of `tiling.scales`."""
         return max(round(working[0] * scale), self.clip.patch), max(round(working[1] * scale), self.clip.patch)
 
-    def _view(self, pixels: Tensor, view: str) -> Tensor:
-        """One view at one scale: q h w cosines at the pixels' size, or on the grid where that is enlarged at once."""
+    def _view(self, pixels: Tensor, view: str) -> Sheet:
+        """One view at one scale: q h w cosines of the whole image, still to be enlarged."""
         size = (pixels.shape[-2], pixels.shape[-1])
         boxes = tile(size, self.config.tiling.window, self.config.tiling.stride)
         if self.config.tiling.stitch == "features":
-            return self._stitch_features(pixels, boxes, view)
+            return Sheet(self._stitch_features(pixels, boxes, view))
+        parts = (self._similarity(self._edit_features(part)) for part in self.features(pixels, boxes, view))
+        if self._direct:
+            return Sheet(turned(next(parts).maps[0], view))
+        one_by_one = self.literal or self.stack.acts_at("window")
+        return self._canvas(parts, size, view) if one_by_one else self._mosaic(parts, boxes, size, view)
+
+    def _mosaic(self, parts: Iterator[Part], boxes: tuple[Box, ...], size: tuple[int, int], view: str) -> Sheet:
+        """Windows as patch maps, side by side."""
+        mosaic: Mosaic | None = None
+        for part in parts:
+            context = part.context
+            padded = (context.pixels.shape[-2], context.pixels.shape[-1])
+            mosaic = mosaic or Mosaic(size, boxes, flipped_padding(context.padding, view), padded)
+            for maps, box in zip(part.maps, context.boxes, strict=True):
+                mosaic.put(turned(maps, view), box)
+        return _filled(mosaic)
+
+    def _canvas(self, parts: Iterator[Part], size: tuple[int, int], view: str) -> Sheet:
+        """Windows enlarged one by one, edited at `window`, and added up."""
         canvas: Canvas | None = None
-        for part in self.features(pixels, boxes, view):
-            part = self._similarity(self._edit_features(part))
-            if self._direct:
-                return turned(part.maps[0], view)
+        for part in parts:
             for maps, box in self._window_maps(part):
                 canvas = canvas or Canvas(len(maps), size, maps)
                 canvas.add(turned(maps, view), box)
-        return _filled(canvas).mean()
+        return Sheet(_filled(canvas).mean())
 
     def _stitch_features(self, pixels: Tensor, boxes: tuple[Box, ...], view: str) -> Tensor:
         """`tiling.stitch = "features"`: average unit features on one patch grid, then finish the image as a whole."""
@@ -366,9 +455,21 @@ class Segmenter:
     def _last_block(self, trace: Trace, context: WindowContext) -> Tensor:
         """The last block under the stack's attention: b n width at the level BLOCK."""
         context = replace(context, rerun=partial(self._rerun, trace, self.stack, context))
-        block = self._attend(trace, self._scores(trace), self.stack, self.stack, context)
+        pairs = self._pairs(trace, context)
+        if pairs is None:
+            block = self._attend(trace, self._scores(trace), self.stack, self.stack, context)
+        else:
+            block = self.clip.readout_of(trace, pairs)
         edited: Tensor = self.stack.edit("block", block, context)
         return edited
+
+    def _pairs(self, trace: Trace, context: WindowContext) -> Sequence[tuple[Tensor, Tensor]] | None:
+        """The queries and keys whose attention the block reads out, where no stage needs the map itself."""
+        acting = [stage for stage in self.stack if {"scores", "attention"}.intersection(levels_of(stage))]
+        if self.literal or len(acting) > 1 or not all(hasattr(stage, "pairs") for stage in acting):
+            return None
+        queries, keys, _ = trace.qkv(trace.layers)
+        return getattr(acting[0], "pairs")(context) if acting else ((queries, keys),)  # noqa: B009
 
     def _scores(self, trace: Trace) -> Tensor:
         """The last block's own scores, t = 1: softmaxed they are its plain attention."""
@@ -435,10 +536,13 @@ def _covered(box: Box, padding: tuple[int, int, int, int]) -> tuple[float, float
     return box.top - top, box.left - left, box.top + box.height + bottom, box.left + box.width + right
 
 
-_CanvasT = TypeVar("_CanvasT", Canvas, GridCanvas)
+def _there(maps: Tensor | None) -> Tensor:
+    if maps is None:
+        raise RuntimeError("probabilities that nobody asked for")
+    return maps
 
 
-def _filled(canvas: _CanvasT | None) -> _CanvasT:
+def _filled(canvas: _T | None) -> _T:
     if canvas is None:
         raise RuntimeError("an image without windows")
     return canvas

@@ -47,9 +47,11 @@ class Stage(Protocol):
     A stage may also name levels in `rescales`: what another stage has added there before it would be scaled with
     the rest, and is refused too.
 
-    Three more methods are looked for where they are of use: `prepare(offline=…)` finds a checkpoint when a run is built
+    More methods are looked for where they are of use: `prepare(offline=…)` finds a checkpoint when a run is built
     (WeightsError) and returns its file; `begin(value, context)`, beside `probabilities`, hands the work to another
-    process and returns a call that waits for it, and `behind` says how many images may wait so.
+    process and returns a call that waits for it, and `behind` says how many images may wait so; `pairs(context)`,
+    beside `scores`, gives the queries and keys (each b heads n d) whose scores those are, term by term, so that no map
+    need be made where no other stage asks for one.
     """
 
     replaces: frozenset[str]

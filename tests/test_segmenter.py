@@ -471,3 +471,26 @@ def test_a_trace_is_gone_with_its_last_name(tiny: dict[str, Any]) -> None:
             assert [name() for name in gone] == [None, None]
         finally:
             gc.enable()
+
+
+@pytest.mark.parametrize("preset", ["plain", "sclip", "clearclip", "maskclip", "naclip", "resclip", "itaclip"])
+def test_the_fast_way_gives_what_the_literal_one_gives(preset: str, tiny: dict[str, Any]) -> None:
+    """Fused attention, all windows enlarged at once, bands of rows, against maps and windows one by one."""
+    keys = {key: value for key, value in tiny.items() if preset != "itaclip" or not key.startswith("tiling.stride")}
+    segmenter = build(load_config(preset, {**keys, "labels.finish": "image"}), text=bank())
+    fast = segmenter(IMAGE)
+    segmenter.literal = True
+    literal = segmenter(IMAGE)
+    np.testing.assert_allclose(fast.probabilities, literal.probabilities, atol=2e-5)
+    assert (fast.labels == literal.labels).mean() > 0.999
+
+
+def test_bands_do_not_show(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for keep in ("none", "top1"):
+        keys = {"store__probabilities": keep, "tiling__scales": [1.0, 1.5], "labels__finish": "image"}
+        whole = made(tiny, **keys).annotation(IMAGE)
+        with monkeypatch.context() as patch:
+            patch.setattr(Segmenter, "_band_values", 7 * 3 * 100)  # three rows
+            banded = made(tiny, **keys).annotation(IMAGE)
+        np.testing.assert_array_equal(banded.labels, whole.labels)
+        assert np.abs(banded.confidence.astype(int) - whole.confidence).max() <= 1

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ovlabel.ops import enlarge, lift_rows, resize
 from ovlabel.types import Box
-from ovlabel.windows import Canvas, GridCanvas, cut, tile, working_size
+from ovlabel.windows import Canvas, GridCanvas, Mosaic, Sheet, cut, enlarge_window, tile, working_size
 
 sides = st.integers(1, 48)
 sizes = st.tuples(sides, sides)
@@ -119,3 +119,33 @@ def test_resizing_is_bilinear_within_one_grey_level(size: tuple[int, int], targe
 def test_resizing_to_the_same_size_changes_nothing() -> None:
     image = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
     assert np.array_equal(resize(image, (4, 5)), image)
+
+
+@given(sizes, tilings, st.integers(1, 5), st.tuples(st.integers(0, 3), st.integers(0, 3)), st.integers(0, 2**31))
+def test_a_mosaic_is_the_canvas_of_its_enlarged_windows(
+    size: tuple[int, int], tiling: tuple[int, int], patches: int, border: tuple[int, int], seed: int
+) -> None:
+    torch.manual_seed(seed)
+    boxes = tile(size, *tiling)
+    padding = (border[0], 1, border[1], 2)
+    padded = (boxes[0].height + border[1] + 2, boxes[0].width + border[0] + 1)
+    maps = torch.rand(len(boxes), 2, patches, patches + 1, dtype=torch.float64)
+    mosaic, canvas = Mosaic(size, boxes, padding, padded), Canvas(2, size, maps)
+    for one, box in zip(maps, boxes, strict=True):
+        mosaic.put(one, box)
+        canvas.add(enlarge_window(one[None], box, padding, padded)[0], box)
+    expected = canvas.mean()
+    assert torch.allclose(mosaic.at(size), expected, atol=1e-12)
+    for target in ((size[0] + 7, size[1] * 2), (max(size[0] // 2, 1), size[1])):
+        lifted = enlarge(expected[None], target)[0]
+        assert torch.allclose(mosaic.at(target), lifted, atol=1e-12)
+        middle = target[0] // 2
+        assert torch.allclose(mosaic.rows(target)(0, middle), lifted[:, :middle], atol=1e-12)
+        assert torch.allclose(Sheet(expected).rows(target)(middle, target[0]), lifted[:, middle:], atol=1e-6)
+
+
+def test_a_mosaic_with_a_hole_is_a_defect() -> None:
+    mosaic = Mosaic((4, 4), (Box(0, 0, 2, 4),), (0, 0, 0, 0), (2, 4))
+    mosaic.put(torch.zeros(1, 1, 1), Box(0, 0, 2, 4))
+    with pytest.raises(RuntimeError, match="left pixels out"):
+        mosaic.at((4, 4))

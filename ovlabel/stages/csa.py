@@ -26,3 +26,8 @@ class Csa:
         """Any scores → 2 b heads n n."""
         queries, keys, _ = context.trace.qkv(context.trace.layers)
         return torch.stack((self_scores(queries), self_scores(keys)))
+
+    def pairs(self, context: WindowContext) -> tuple[tuple[Tensor, Tensor], ...]:
+        """The same as queries and keys."""
+        queries, keys, _ = context.trace.qkv(context.trace.layers)
+        return ((queries, queries), (keys, keys))

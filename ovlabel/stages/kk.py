@@ -24,3 +24,8 @@ class Kk:
         """Any scores → 1 b heads n n."""
         _, keys, _ = context.trace.qkv(context.trace.layers)
         return self_scores(keys)[None]
+
+    def pairs(self, context: WindowContext) -> tuple[tuple[Tensor, Tensor], ...]:
+        """The same as queries and keys."""
+        _, keys, _ = context.trace.qkv(context.trace.layers)
+        return ((keys, keys),)

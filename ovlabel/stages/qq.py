@@ -24,3 +24,8 @@ class Qq:
         """Any scores → 1 b heads n n."""
         queries, _, _ = context.trace.qkv(context.trace.layers)
         return self_scores(queries)[None]
+
+    def pairs(self, context: WindowContext) -> tuple[tuple[Tensor, Tensor], ...]:
+        """The same as queries and keys."""
+        queries, _, _ = context.trace.qkv(context.trace.layers)
+        return ((queries, queries),)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ovlabel.config import StageConfig, stage_names
+from ovlabel.ops import scaled_scores
 from ovlabel.stack import levels_of, make_stage, name_of, stage_class
 from ovlabel.types import LEVELS, ImageContext, WindowContext
 from tests.stages.conftest import drawn
@@ -132,3 +133,11 @@ def test_removing_it_changes_something(stage: Any, context: WindowContext, image
         if level == "scores":
             value, values[level] = value.softmax(-1).sum(0), values["attention"]
         assert value.shape != values[level].shape or not torch.allclose(value, values[level], atol=1e-3)
+
+
+def test_pairs_of_queries_and_keys_are_the_scores(stage: Any, context: WindowContext, image: ImageContext) -> None:
+    if not hasattr(stage, "pairs"):
+        pytest.skip("makes its scores in another way")
+    with torch.inference_mode():
+        products = [scaled_scores(queries, keys) for queries, keys in stage.pairs(context)]
+    assert torch.equal(torch.stack(products), run(stage, context, image)["scores"])
