@@ -8,7 +8,8 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +31,8 @@ log = logging.getLogger("ovlabel")
 
 _CHUNK_BYTES = 2**28
 _CHUNK_SECONDS = 60.0
+_READERS = max(1, min(4, (os.cpu_count() or 1) // 2))
+_AHEAD_BYTES = 2**28  # of pixels that are read and wait
 _VANISHED = "vanished"  # an outcome that is told, and never committed
 Entry = tuple[Record, Annotation | None]
 
@@ -140,52 +143,81 @@ class Job:
     def _chunks(
         self, store: Store, segmenter: Annotator, on_image: Callable[[Record], None] | None
     ) -> Iterator[ChunkReport]:
-        chunk, behind = _Chunk(self.chunk_size), deque[tuple[str, Callable[[], Entry]]]()
-        last = set(store.lock.suspects if store.lock else ())
-        for key in sorted(last & {item.key for item in self.pending}):
+        """Everything that is pending; what a run died of comes last, each in a commit of its own."""
+        suspects = set(store.lock.suspects if store.lock else ()) & {item.key for item in self.pending}
+        for key in sorted(suspects):
             log.warning("%s: was in work when an earlier run died; its turn comes last", printable(key))
+        groups = [[item for item in self.pending if item.key not in suspects]]
+        groups += [[item] for item in self.pending if item.key in suspects]
+        with _Writer(store) as writer:
+            for items in groups:
+                yield from self._group(items, store, segmenter, writer, on_image)
+
+    def _group(
+        self,
+        items: list[ImageItem],
+        store: Store,
+        segmenter: Annotator,
+        writer: _Writer,
+        on_image: Callable[[Record], None] | None,
+    ) -> Iterator[ChunkReport]:
+        """Read ahead → begin → finish → commit, each at its own pace, in the order of the items."""
+        chunk, begun = _Chunk(self.chunk_size), deque[Callable[[], Entry]]()
         try:
-            for item in (*sorted(self.pending, key=lambda item: item.key in last), None):
-                alone = item is None or item.key in last
-                if item is not None and not alone:
-                    _begin(item, behind, segmenter, store, last)
-                while len(behind) > (0 if alone else segmenter.behind):
-                    self._finish(behind, chunk, on_image)
+            for reading in read_ahead(items, store):
+                if reading is not None:
+                    begun.append(begin_image(reading, segmenter))
+                while len(begun) > (segmenter.behind if reading else 0):
+                    record, annotation = begun.popleft()()
+                    if record.outcome == _VANISHED:
+                        self.gone.append(record.key)
+                    else:
+                        chunk.add((record, annotation))
+                    if on_image:
+                        on_image(record)
                     if chunk.full:
-                        yield chunk.commit(store)
-                if alone and chunk.entries:
-                    yield chunk.commit(store)
-                if item is not None and alone:
-                    _begin(item, behind, segmenter, store, last)
+                        yield from writer.put(chunk)
+                        chunk = _Chunk(self.chunk_size)
+                yield from writer.done()
+            yield from writer.put(chunk)
+            yield from writer.done(wait=True)
         except BaseException as error:  # Ctrl-C, an abandoned loop, a defect: keep what is finished, then go on failing
-            if chunk.entries and not isinstance(error, StoreError):
-                chunk.commit(store)
+            if not isinstance(error, StoreError):
+                list(writer.put(chunk))
+                list(writer.done(wait=True))
             raise
 
-    def _finish(
-        self, behind: deque[tuple[str, Callable[[], Entry]]], chunk: _Chunk, on_image: Callable[[Record], None] | None
-    ) -> None:
-        """Wait for the first of those behind."""
-        record, annotation = behind.popleft()[1]()
-        if record.outcome == _VANISHED:
-            self.gone.append(record.key)
-        else:
-            chunk.add((record, annotation))
-        if on_image:
-            on_image(record)
 
+class _Writer:
+    """Commits chunks in a thread of its own, so that nobody waits for the disk; one at a time, in order.
 
-def _begin(
-    item: ImageItem,
-    behind: deque[tuple[str, Callable[[], Entry]]],
-    segmenter: Annotator,
-    store: Store,
-    suspects: set[str],
-) -> None:
-    """Begin an image; the lock says which ones are in work, for whoever takes it over should this process die."""
-    if store.lock is not None:
-        store.lock.note(sorted({item.key, *(key for key, _ in behind), *suspects}))
-    behind.append((item.key, annotate_image(item, segmenter, store)))
+    A signal never falls into a commit: it is the main thread's.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ovlabel write")
+        self._writing: Future[ChunkReport] | None = None
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def put(self, chunk: _Chunk) -> Iterator[ChunkReport]:
+        """Commit a chunk, if it holds anything, once the one before it is done; yields that one's report."""
+        yield from self.done(wait=True)
+        if chunk.entries:
+            entries, chunk.entries = chunk.entries, []
+            self._writing = self._thread.submit(_commit, self._store, entries, chunk.since)
+
+    def done(self, *, wait: bool = False) -> Iterator[ChunkReport]:
+        """The report of the commit that is under way, if it is done. Raises what it raised."""
+        if self._writing is not None and (wait or self._writing.done()):
+            report = self._writing.result()
+            self._writing = None
+            yield report
 
 
 @dataclass
@@ -208,17 +240,16 @@ class _Chunk:
         age = time.monotonic() - self.since
         return len(self.entries) >= self.limit or self.bytes >= _CHUNK_BYTES or age >= _CHUNK_SECONDS
 
-    def commit(self, store: Store) -> ChunkReport:
-        entries = self.entries
-        store.commit(entries)
-        self.entries, self.bytes = [], 0  # only now: an interrupted commit is tried once more
-        started, self.since = self.since, time.monotonic()
-        records = [record for record, _ in entries]
-        return ChunkReport(
-            done=tuple(r.key for r in records if r.outcome == "done"),
-            failed=tuple((r.key, r.error) for r in records if r.outcome == "failed"),
-            seconds=self.since - started,
-        )
+
+def _commit(store: Store, entries: list[Entry], since: float) -> ChunkReport:
+    """Write it all, and say what it was; `since` is when work on it began."""
+    store.commit(entries)
+    records = [record for record, _ in entries]
+    return ChunkReport(
+        done=tuple(r.key for r in records if r.outcome == "done"),
+        failed=tuple((r.key, r.error) for r in records if r.outcome == "failed"),
+        seconds=time.monotonic() - since,
+    )
 
 
 def annotate(
@@ -301,40 +332,83 @@ def default_store(folder: Path) -> Path:
     return real.parent / f"{real.name or 'root'}.ovlabel.zarr"
 
 
-def annotate_image(item: ImageItem, segmenter: Annotator, store: Store) -> Callable[[], Entry]:
-    """Read and begin one image; the call gives its record and arrays.
+@dataclass(frozen=True)
+class Reading:
+    """An image file as it was read: its record so far, the pixels, or the entry that is known without them."""
 
-    A file of the same content as a committed image shares that one's arrays.
+    record: Record
+    before: Record | None
+    pixels: UInt8Image | None = None
+    entry: Entry | None = None
+
+
+def read_ahead(items: Iterable[ImageItem], store: Store) -> Iterator[Reading | None]:
+    """Read and decode in threads, a few images ahead of whoever takes them, in order; None at the end.
+
+    As many as there are threads are in work, and so many bytes of pixels wait at the most. The lock says which images
+    are in work, for whoever takes it over should this process die of one of them.
     """
+    store.like("")  # makes the index, before there are threads
+    waiting, left = deque[tuple[str, Future[Reading]]](), iter(items)
+    suspects = store.lock.suspects if store.lock else []
+    reader = ThreadPoolExecutor(_READERS, thread_name_prefix="ovlabel read")
+    try:
+        taken = ""
+        while True:
+            ready = [future.result().pixels for _, future in waiting if future.done() and not future.exception()]
+            held = sum(pixels.nbytes for pixels in ready if pixels is not None)
+            while len(waiting) <= _READERS and held < _AHEAD_BYTES and (item := next(left, None)) is not None:
+                if store.lock is not None:
+                    store.lock.note(sorted({taken, item.key, *(key for key, _ in waiting), *suspects} - {""}))
+                waiting.append((item.key, reader.submit(read_image, item, store)))
+            if not waiting:
+                break
+            taken, future = waiting.popleft()
+            yield future.result()
+        yield None
+    finally:
+        reader.shutdown(cancel_futures=True)
+
+
+def read_image(item: ImageItem, store: Store) -> Reading:
+    """Read and decode one image. A file of the same content as a committed image shares that one's arrays."""
     record, stage = Record(item.key, item.size, item.mtime_ns), "open"
     before = store.records.get(item.key)
     try:
         content = read_file(item.path)
         record = replace(record, size=len(content.data), mtime_ns=content.mtime_ns, sha256=content.sha256)
         if twin := store.like(content.sha256):
-            return _known((replace(twin, key=record.key, size=record.size, mtime_ns=record.mtime_ns), None))
+            known = replace(twin, key=record.key, size=record.size, mtime_ns=record.mtime_ns)
+            return Reading(known, before, entry=(known, None))
         stage = "decode"
-        image, more_frames = decode_first(content.data)
-        record, stage = replace(record, more_frames=more_frames), "segment"
-        del content
-        finish = segmenter.begin(image)
-        del image
+        pixels, more_frames = decode_first(content.data)
+        return Reading(replace(record, more_frames=more_frames), before, pixels)
     except VanishedError:
-        return _known((replace(record, outcome=_VANISHED), None))
-    except (ImageError, MemoryError, RuntimeError) as error:
-        return _known(_failed(record, stage, error, before))
+        gone = replace(record, outcome=_VANISHED)
+        return Reading(gone, before, entry=(gone, None))
+    except (ImageError, MemoryError) as error:
+        return Reading(record, before, entry=_failed(record, stage, error, before))
+
+
+def begin_image(reading: Reading, segmenter: Annotator) -> Callable[[], Entry]:
+    """Begin to annotate what was read; the call gives its record and arrays."""
+    record, before, pixels = reading.record, reading.before, reading.pixels
+    entry = reading.entry
+    if entry is not None or pixels is None:
+        return lambda: entry or (record, None)
+    try:
+        finish = segmenter.begin(pixels)
+    except (MemoryError, RuntimeError) as error:
+        failed = _failed(record, "segment", error, before)
+        return lambda: failed
 
     def finished() -> Entry:
         try:
             return record, finish()
         except (MemoryError, RuntimeError) as error:
-            return _failed(record, stage, error, before)
+            return _failed(record, "segment", error, before)
 
     return finished
-
-
-def _known(entry: Entry) -> Callable[[], Entry]:
-    return lambda: entry
 
 
 def _failed(record: Record, stage: str, error: Exception, before: Record | None) -> Entry:

@@ -65,11 +65,13 @@ class Lock:
     suspects: list[str]
     _handle: int
     _stopped: threading.Event = field(default_factory=threading.Event)
+    _telling: threading.Lock = field(default_factory=threading.Lock)
 
     def check(self) -> None:
         """Raise StoreError if the store was removed, BusyError if somebody else took the lock over."""
         try:
-            owner: dict[str, Any] | None = _said(self.path)
+            with self._telling:
+                owner: dict[str, Any] | None = _said(self.path)
         except FileNotFoundError:
             owner = None
         except OSError as error:
@@ -83,7 +85,7 @@ class Lock:
 
     def note(self, work: list[str]) -> None:
         """Say what is in work, in case that this process dies of it."""
-        with contextlib.suppress(OSError):  # a full disk will be told where it matters
+        with contextlib.suppress(OSError), self._telling:  # a full disk will be told where it matters
             _say(self._handle, {**self.owner, "work": work})
 
     def start(self) -> None:

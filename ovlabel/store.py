@@ -338,6 +338,10 @@ class Store(Mapping[str, StoredImage]):
                 disk.put(node / "zarr.json", pack(self.attrs["id"], name, records))
         except BaseException:
             disk.remove_node(node)
+            if not (self.path / "zarr.json").exists():  # removed underneath: bring nothing back, not even empty folders
+                for folder in (node.parent, self.path):
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
             raise
         for record in records:
             self._remember(replace(record, chunk=record.chunk or name))

@@ -139,7 +139,7 @@ def assert_equal(store: Store, expected: Store, key: str) -> None:
 def test_ctrl_c_commits_what_is_finished(tmp_path: Path, options: list[str]) -> None:
     folder = tmp_path / "in"
     draw(folder, ["0.png", "1.png", "2.png"])
-    (folder / "3.png").write_bytes(b"")  # is said at once: 0, 1 and 2 are finished then
+    (folder / "3.png").write_bytes(b"")  # is said when it is read, two images ahead at the most
     draw(folder / "later", [f"{i}.png" for i in range(40)], (400, 480))
     command = [sys.executable, "-m", "ovlabel", "annotate", str(folder), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -153,10 +153,10 @@ def test_ctrl_c_commits_what_is_finished(tmp_path: Path, options: list[str]) -> 
     assert errors.splitlines()[-1].startswith("ovlabel: stopped")
     assert "Traceback" not in errors
     store = open_store(tmp_path / "in.ovlabel.zarr")
-    assert list(store)[:3] == ["0.png", "1.png", "2.png"]
+    assert list(store)[:1] == ["0.png"]
     assert len(store) < 43
     assert set(store.failed) <= {"3.png"}
-    assert store["2.png"].labels.shape == (40, 48)
+    assert store["0.png"].labels.shape == (40, 48)
     nodes = {node.name for node in (store.path / "chunks").iterdir() if node.is_dir()}
     assert nodes == set(chunk_of(store).values())
 

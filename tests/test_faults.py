@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,16 +112,18 @@ def forked_alone(folder: Path, out: Path, what: str) -> int:
 
 
 class Meddling(Fake):
-    """Does something to the store while an image is in work."""
+    """Does something to the store while an image is in work, after the first commit."""
 
-    def __init__(self, act: Callable[[], None]) -> None:
+    def __init__(self, out: Path, act: Callable[[Path], None]) -> None:
         super().__init__()
-        self.act, self.left = act, 3
+        self.out, self.act, self.left = out, act, 3
 
     def begin(self, image: UInt8Image) -> Callable[[], Annotation]:
         self.left -= 1
         if self.left == 0:
-            self.act()
+            while not len(open_store(self.out)):
+                time.sleep(0.01)
+            self.act(self.out)
         return super().begin(image)
 
 
@@ -129,14 +132,18 @@ def meddle(tmp_path: Path, act: Callable[[Path], None]) -> Path:
         draw_one(tmp_path / "in" / f"{seed}.png", seed)
     out = default_store(tmp_path / "in")
     with pytest.raises(StoreError) as caught:
-        list(prepare(tmp_path / "in", CONFIG, chunk_size=2).run(make=Meddling(lambda: act(out)).make))
+        list(prepare(tmp_path / "in", CONFIG, chunk_size=2).run(make=Meddling(out, act).make))
     assert "\n" not in str(caught.value)
     assert str(out) in str(caught.value)
     return out
 
 
 def test_a_store_that_is_deleted_underneath_is_not_brought_back_by_halves(tmp_path: Path) -> None:
-    out = meddle(tmp_path, shutil.rmtree)
+    def delete(out: Path) -> None:
+        while out.exists():
+            shutil.rmtree(out, ignore_errors=True)
+
+    out = meddle(tmp_path, delete)
     assert not out.exists()
 
 

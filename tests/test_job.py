@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -232,7 +234,7 @@ def test_what_is_finished_is_committed_when_the_loop_is_left(
     first = next(reports)
     reports.close()
     assert first.done == tuple(sorted(drawn))[:2]
-    assert list(open_store(default_store(folder))) == sorted(drawn)[:2]
+    assert list(open_store(default_store(folder))) == sorted(drawn)[: len(fake.seen)], "and what came after it"
     run_all(folder, fake)
     assert len(fake.seen) == 7
     assert_annotated(default_store(folder), drawn)
@@ -291,7 +293,7 @@ def test_what_another_run_finished_in_between_is_not_redone(
     next(reports)
     reports.close()
     early = prepare(folder, CONFIG)
-    assert len(early.pending) == 5
+    assert len(early.pending) == 7 - len(fake.seen) >= 3
     run_all(folder, fake)
     assert list(early.run(make=fake.make)) == []
     assert len(fake.seen) == 7
@@ -540,7 +542,8 @@ def test_ctrl_c_inside_a_commit_loses_nothing(
     def put(self: Store, node: Path, name: str, parts: Any, fill: int) -> None:
         if name == "confidence" and not hits:
             hits.append(name)
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
         real(self, node, name, parts, fill)
 
     monkeypatch.setattr(Store, "_put", put)
