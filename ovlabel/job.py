@@ -7,48 +7,31 @@ import json
 import logging
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ovlabel import __version__
 from ovlabel.cache import file_sha256
+from ovlabel.cluster import Cluster, Where
 from ovlabel.config import Config
-from ovlabel.errors import ConfigError, ImageError, StoreError, VanishedError, out_of_memory
-from ovlabel.images import decode_first, printable, read_file
+from ovlabel.errors import ConfigError, StoreError
+from ovlabel.images import printable
 from ovlabel.lock import locked
-from ovlabel.record import Record, now
+from ovlabel.pipeline import VANISHED, Annotator, Entry, Maker, annotate_items, make_segmenter, read_known
+from ovlabel.record import Record
 from ovlabel.runs import check_folder, check_run
 from ovlabel.selection import Listing, Selection, list_folder
 from ovlabel.store import Store, create_store, exists, open_store
-from ovlabel.types import Annotation, ChunkReport, ImageItem, TextBank, UInt8Image
+from ovlabel.types import ChunkReport, ImageItem, TextBank
 from ovlabel.vocabulary import Vocabulary, VocabularyClass, load_descriptions, load_templates, load_vocabulary
 
 log = logging.getLogger("ovlabel")
 
 _CHUNK_BYTES = 2**28
 _CHUNK_SECONDS = 60.0
-_READERS = max(1, min(4, (os.cpu_count() or 1) // 2))
-_AHEAD_BYTES = 2**28  # of pixels that are read and wait
-_VANISHED = "vanished"  # an outcome that is told, and never committed
-Entry = tuple[Record, Annotation | None]
-
-
-class Annotator(Protocol):
-    """What a job needs of a segmenter."""
-
-    @property
-    def behind(self) -> int:
-        """How many images may be begun before the first of them is finished."""
-
-    def begin(self, image: UInt8Image) -> Callable[[], Annotation]:
-        """Begin to annotate a uint8 H W 3 RGB image; the call finishes it."""
-
-
-Maker = Callable[[Config, TextBank | None, bool], tuple[Annotator, dict[str, Any]]]
 
 
 @dataclass
@@ -77,6 +60,7 @@ class Job:
     chunk_size: int = 64
     offline: bool = False
     wait: bool = False
+    spread: Where | None = None
     removed: bool = False
     left: int = 0
     gone: list[str] = field(default_factory=list)
@@ -122,8 +106,8 @@ class Job:
         with locked(self.out, self.selection.shard, wait=self.wait) as lock:
             segmenter: Annotator | None = None
             text = _text_of(self)
-            if self.pending or not self.settled:
-                segmenter, run = (make or _make)(self.config, self.text, self.offline)
+            if (self.pending and not self.spread) or not self.settled:
+                segmenter, run = (make or make_segmenter)(self.config, self.text, self.offline)
                 there = exists(self.out)
                 check_run(
                     open_store(self.out) if there else create_store(self.out, self.folder, run, self.written, text), run
@@ -132,13 +116,36 @@ class Job:
             check_folder(store, self.folder)
             store.settle(self.written, self.folder, text)
             store.clear_unfinished()
-            if segmenter is not None:
-                self.plan(store)
+            self.plan(store)
+            if self.spread:
+                del segmenter  # the workers have their own
+                yield from self._on_workers(self.spread, store, on_image, make)
+            elif segmenter is not None:
                 yield from self._chunks(store, segmenter, on_image)
             if self.selection.prune and self.vanished:
                 store.remove(self.vanished, "no longer in the folder")
                 store.free()
                 self.removed = True
+
+    def _on_workers(
+        self, where: Where, store: Store, on_image: Callable[[Record], None] | None, make: Maker | None
+    ) -> Iterator[ChunkReport]:
+        """Chunks on Dask; renamed and touched images are found here, because the store knows contents."""
+        sizes = {record.size for record in store.records.values() if record.outcome == "done"}
+        rest, same = [], list[Entry]()
+        for item in self.pending:
+            reading = read_known(item, store) if item.size in sizes else None
+            if reading is None:
+                rest.append(item)
+                continue
+            same.append((reading, None))
+            if on_image:
+                on_image(reading)
+        for start in range(0, len(same), self.chunk_size):
+            yield _commit(store, same[start : start + self.chunk_size], time.monotonic())
+        if rest:
+            cluster = Cluster(where, store, self.config, self.text, self.offline, make)
+            yield from cluster.run(rest, self.chunk_size, on_image, self.gone)
 
     def _chunks(
         self, store: Store, segmenter: Annotator, on_image: Callable[[Record], None] | None
@@ -161,23 +168,24 @@ class Job:
         writer: _Writer,
         on_image: Callable[[Record], None] | None,
     ) -> Iterator[ChunkReport]:
-        """Read ahead → begin → finish → commit, each at its own pace, in the order of the items."""
-        chunk, begun = _Chunk(self.chunk_size), deque[Callable[[], Entry]]()
+        """Annotate and commit, each at its own pace, in the order of the items."""
+        chunk, suspects = _Chunk(self.chunk_size), store.lock.suspects if store.lock else []
+
+        def note(keys: set[str]) -> None:
+            if store.lock is not None:
+                store.lock.note(sorted(keys.union(suspects)))
+
         try:
-            for reading in read_ahead(items, store):
-                if reading is not None:
-                    begun.append(begin_image(reading, segmenter))
-                while len(begun) > (segmenter.behind if reading else 0):
-                    record, annotation = begun.popleft()()
-                    if record.outcome == _VANISHED:
-                        self.gone.append(record.key)
-                    else:
-                        chunk.add((record, annotation))
-                    if on_image:
-                        on_image(record)
-                    if chunk.full:
-                        yield from writer.put(chunk)
-                        chunk = _Chunk(self.chunk_size)
+            for record, annotation in annotate_items(items, store, segmenter, note):
+                if record.outcome == VANISHED:
+                    self.gone.append(record.key)
+                else:
+                    chunk.add((record, annotation))
+                if on_image:
+                    on_image(record)
+                if chunk.full:
+                    yield from writer.put(chunk)
+                    chunk = _Chunk(self.chunk_size)
                 yield from writer.done()
             yield from writer.put(chunk)
             yield from writer.done(wait=True)
@@ -262,6 +270,7 @@ def annotate(
     chunk_size: int = 64,
     offline: bool = False,
     wait: bool = False,
+    spread: Where | None = None,
 ) -> Iterator[ChunkReport]:
     """Annotate what is pending in a folder: an iterator that works as it is walked, a report a commit.
 
@@ -272,12 +281,21 @@ def annotate(
         selection: what of the folder; by default all that is pending.
         chunk_size: images in a commit, at the most. offline: open no connection for weights.
         wait: while another process writes to the store, wait for it.
+        spread: Dask's workers in place of this process.
 
     Raises:
         ConfigError, WeightsError, StoreError: see `Job.run`. An image that can't be read is reported, not raised.
     """
     return prepare(
-        folder, config, out, text=text, selection=selection, chunk_size=chunk_size, offline=offline, wait=wait
+        folder,
+        config,
+        out,
+        text=text,
+        selection=selection,
+        chunk_size=chunk_size,
+        offline=offline,
+        wait=wait,
+        spread=spread,
     ).run()
 
 
@@ -291,6 +309,7 @@ def prepare(
     chunk_size: int = 64,
     offline: bool = False,
     wait: bool = False,
+    spread: Where | None = None,
 ) -> Job:
     """List the folder and find what is pending, without torch. Raises ConfigError, StoreError."""
     folder, selection = Path(folder), selection or Selection()
@@ -319,6 +338,7 @@ def prepare(
         chunk_size=chunk_size,
         offline=offline,
         wait=wait,
+        spread=spread,
     )
     job.plan(store)
     if selection.prune and job.vanished and not listing.keys:
@@ -330,106 +350,6 @@ def default_store(folder: Path) -> Path:
     """FOLDER.ovlabel.zarr beside the folder."""
     real = folder.resolve()
     return real.parent / f"{real.name or 'root'}.ovlabel.zarr"
-
-
-@dataclass(frozen=True)
-class Reading:
-    """An image file as it was read: its record so far, the pixels, or the entry that is known without them."""
-
-    record: Record
-    before: Record | None
-    pixels: UInt8Image | None = None
-    entry: Entry | None = None
-
-
-def read_ahead(items: Iterable[ImageItem], store: Store) -> Iterator[Reading | None]:
-    """Read and decode in threads, a few images ahead of whoever takes them, in order; None at the end.
-
-    As many as there are threads are in work, and so many bytes of pixels wait at the most. The lock says which images
-    are in work, for whoever takes it over should this process die of one of them.
-    """
-    store.like("")  # makes the index, before there are threads
-    waiting, left = deque[tuple[str, Future[Reading]]](), iter(items)
-    suspects = store.lock.suspects if store.lock else []
-    reader = ThreadPoolExecutor(_READERS, thread_name_prefix="ovlabel read")
-    try:
-        taken = ""
-        while True:
-            ready = [future.result().pixels for _, future in waiting if future.done() and not future.exception()]
-            held = sum(pixels.nbytes for pixels in ready if pixels is not None)
-            while len(waiting) <= _READERS and held < _AHEAD_BYTES and (item := next(left, None)) is not None:
-                if store.lock is not None:
-                    store.lock.note(sorted({taken, item.key, *(key for key, _ in waiting), *suspects} - {""}))
-                waiting.append((item.key, reader.submit(read_image, item, store)))
-            if not waiting:
-                break
-            taken, future = waiting.popleft()
-            yield future.result()
-        yield None
-    finally:
-        reader.shutdown(cancel_futures=True)
-
-
-def read_image(item: ImageItem, store: Store) -> Reading:
-    """Read and decode one image. A file of the same content as a committed image shares that one's arrays."""
-    record, stage = Record(item.key, item.size, item.mtime_ns), "open"
-    before = store.records.get(item.key)
-    try:
-        content = read_file(item.path)
-        record = replace(record, size=len(content.data), mtime_ns=content.mtime_ns, sha256=content.sha256)
-        if twin := store.like(content.sha256):
-            known = replace(twin, key=record.key, size=record.size, mtime_ns=record.mtime_ns)
-            return Reading(known, before, entry=(known, None))
-        stage = "decode"
-        pixels, more_frames = decode_first(content.data)
-        return Reading(replace(record, more_frames=more_frames), before, pixels)
-    except VanishedError:
-        gone = replace(record, outcome=_VANISHED)
-        return Reading(gone, before, entry=(gone, None))
-    except (ImageError, MemoryError) as error:
-        return Reading(record, before, entry=_failed(record, stage, error, before))
-
-
-def begin_image(reading: Reading, segmenter: Annotator) -> Callable[[], Entry]:
-    """Begin to annotate what was read; the call gives its record and arrays."""
-    record, before, pixels = reading.record, reading.before, reading.pixels
-    entry = reading.entry
-    if entry is not None or pixels is None:
-        return lambda: entry or (record, None)
-    try:
-        finish = segmenter.begin(pixels)
-    except (MemoryError, RuntimeError) as error:
-        failed = _failed(record, "segment", error, before)
-        return lambda: failed
-
-    def finished() -> Entry:
-        try:
-            return record, finish()
-        except (MemoryError, RuntimeError) as error:
-            return _failed(record, "segment", error, before)
-
-    return finished
-
-
-def _failed(record: Record, stage: str, error: Exception, before: Record | None) -> Entry:
-    """The record of an image that can't be annotated; other errors are defects, and raised."""
-    if not isinstance(error, ImageError) and not out_of_memory(error):
-        raise error
-    reason = str(error) if isinstance(error, ImageError) else "out of memory"
-    log.warning("%s: %s", printable(record.key), reason)
-    again = before is not None and before.outcome == "failed" and before.sha256 == record.sha256
-    return (
-        replace(
-            record,
-            outcome="failed",
-            stage=stage,
-            exception=type(error.__cause__ or error).__name__,
-            error=reason,
-            time=now(),
-            attempts=before.attempts + 1 if before and again else 1,
-        ),
-        None,
-    )
 
 
 def as_written(config: Config, *, own_text: bool = False) -> dict[str, Any]:
@@ -452,13 +372,6 @@ def as_written(config: Config, *, own_text: bool = False) -> dict[str, Any]:
         "files": files,
         "version": __version__,
     }
-
-
-def _make(config: Config, text: TextBank | None, offline: bool) -> tuple[Annotator, dict[str, Any]]:
-    from ovlabel.builder import build, resolved
-
-    segmenter = build(config, text=text, offline=offline)
-    return segmenter, resolved(config, segmenter, own_text=text is not None)
 
 
 def _text_of(job: Job) -> dict[str, Any]:

@@ -26,7 +26,7 @@ import os
 import platform
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
@@ -325,17 +325,24 @@ class Store(Mapping[str, StoredImage]):
             StoreError: the disk is full, the store was removed, permission is gone …; what was committed before stays.
             BusyError: another process has taken the lock over.
         """
+        name = new_name(self.next_number(), self.shard)
+        self._cleanly(name, lambda: self._adopt(name, write_arrays(self.path, name, entries, len(self.classes))))
+
+    def adopt(self, name: str, records: Sequence[Record]) -> None:
+        """Commit a chunk whose arrays somebody else has written, with `write_arrays`. Raises as `commit` does."""
+        self._cleanly(name, lambda: self._adopt(name, records))
+
+    def next_number(self) -> int:
+        """The number of the next chunk: later ones count where two have a line of one key."""
         self._last += 1
-        name = f"{self._last:08d}-{uuid.uuid4().hex[:8]}" + (f"-{self.shard}" if self.shard else "")
+        return self._last
+
+    def _cleanly(self, name: str, write: Callable[[], None]) -> None:
+        """Do it, or leave nothing of the chunk."""
         node = self.path / "chunks" / name
         try:
-            with _writing(self.path):
-                self._hold()
-                records = self._write_arrays(node, entries)
-                disk.sync_tree(node)
-                disk.sync_folder(node.parent)
-                self._hold()
-                disk.put(node / "zarr.json", pack(self.attrs["id"], name, records))
+            self._hold()
+            write()
         except BaseException:
             disk.remove_node(node)
             if not (self.path / "zarr.json").exists():  # removed underneath: bring nothing back, not even empty folders
@@ -343,6 +350,13 @@ class Store(Mapping[str, StoredImage]):
                     with contextlib.suppress(OSError):
                         folder.rmdir()
             raise
+
+    def _adopt(self, name: str, records: Sequence[Record]) -> None:
+        node = self.path / "chunks" / name
+        self._hold()
+        with _writing(self.path):
+            disk.sync_folder(node.parent)
+            disk.put(node / "zarr.json", pack(self.attrs["id"], name, records))
         for record in records:
             self._remember(replace(record, chunk=record.chunk or name))
 
@@ -386,58 +400,79 @@ class Store(Mapping[str, StoredImage]):
         if record.outcome == "done":
             self._by_content[record.sha256] = record
 
-    def _write_arrays(self, node: Path, entries: Sequence[tuple[Record, Annotation | None]]) -> list[Record]:
-        """The arrays of a new node; the records with the place and the checksums of what belongs to them."""
+
+def new_name(number: int, shard: Shard | None) -> str:
+    """The name of a new chunk; nobody else makes the same."""
+    return f"{number:08d}-{uuid.uuid4().hex[:8]}" + (f"-{shard}" if shard else "")
+
+
+def write_arrays(
+    path: Path, name: str, entries: Sequence[tuple[Record, Annotation | None]], classes: int
+) -> list[Record]:
+    """Write the arrays of a new chunk, and force them to the disk. They count once a commit adopts them.
+
+    Args:
+        path: the store. classes: how many it has.
+
+    Returns:
+        The records, with the place and the checksums of what belongs to them.
+
+    Raises:
+        StoreError: see `Store.commit`.
+    """
+    node = path / "chunks" / name
+    with _writing(path):
         node.mkdir()
         lines, pixel, position = [], 0, 0
         for record, annotation in entries:
             if annotation is None:
                 lines.append(record)
                 continue
-            height, width = annotation.labels.shape
-            maps = 0 if annotation.probabilities is None else len(annotation.probabilities)
-            working = annotation.working_size
-            parts = (annotation.labels, annotation.confidence, annotation.classes, annotation.probabilities)
-            lines.append(
-                replace(
-                    record,
-                    height=height,
-                    width=width,
-                    working=working,
-                    maps=maps,
-                    pixel=pixel,
-                    map=position,
-                    reduced=annotation.reduced,
-                    sums=tuple(crc32(np.ascontiguousarray(part)) for part in parts if part is not None),
-                )
-            )
-            pixel += height * width
-            position += maps * working[0] * working[1]
-        annotations = [annotation for _, annotation in entries if annotation is not None]
-        self._put(node, "labels", [a.labels for a in annotations], not_annotated(len(self.classes)))
-        self._put(node, "confidence", [a.confidence for a in annotations], 0)
-        self._put(node, "classes", [a.classes for a in annotations if a.classes is not None], 0)
-        self._put(node, "probabilities", [a.probabilities for a in annotations if a.probabilities is not None], 0)
-        return lines
+            lines.append(_placed(record, annotation, pixel, position))
+            pixel += annotation.labels.size
+            position += 0 if annotation.probabilities is None else annotation.probabilities.size
+        made = [annotation for _, annotation in entries if annotation is not None]
+        _put(node, "labels", [a.labels for a in made], not_annotated(classes))
+        _put(node, "confidence", [a.confidence for a in made], 0)
+        _put(node, "classes", [a.classes for a in made if a.classes is not None], 0)
+        _put(node, "probabilities", [a.probabilities for a in made if a.probabilities is not None], 0)
+        disk.sync_tree(node)
+    return lines
 
-    def _put(self, node: Path, name: str, parts: Sequence[npt.NDArray[Any]], fill: int) -> None:
-        """One 1-D array of all parts, flattened, in a single shard file."""
-        if not parts:
-            return
-        import zarr
-        from zarr.codecs import ZstdCodec
 
-        flat = np.concatenate([np.ravel(part) for part in parts])
-        array = zarr.create_array(
-            node / name,
-            shape=flat.shape,
-            dtype=flat.dtype,
-            chunks=(_INNER,),
-            shards=(-(-len(flat) // _INNER) * _INNER,),
-            compressors=ZstdCodec(level=3, checksum=True),
-            fill_value=fill,
-        )
-        array[:] = flat
+def _placed(record: Record, annotation: Annotation, pixel: int, position: int) -> Record:
+    parts = (annotation.labels, annotation.confidence, annotation.classes, annotation.probabilities)
+    return replace(
+        record,
+        height=annotation.labels.shape[0],
+        width=annotation.labels.shape[1],
+        working=annotation.working_size,
+        maps=0 if annotation.probabilities is None else len(annotation.probabilities),
+        pixel=pixel,
+        map=position,
+        reduced=annotation.reduced,
+        sums=tuple(crc32(np.ascontiguousarray(part)) for part in parts if part is not None),
+    )
+
+
+def _put(node: Path, name: str, parts: Sequence[npt.NDArray[Any]], fill: int) -> None:
+    """One 1-D array of all parts, flattened, in a single shard file."""
+    if not parts:
+        return
+    import zarr
+    from zarr.codecs import ZstdCodec
+
+    flat = np.concatenate([np.ravel(part) for part in parts])
+    array = zarr.create_array(
+        node / name,
+        shape=flat.shape,
+        dtype=flat.dtype,
+        chunks=(_INNER,),
+        shards=(-(-len(flat) // _INNER) * _INNER,),
+        compressors=ZstdCodec(level=3, checksum=True),
+        fill_value=fill,
+    )
+    array[:] = flat
 
 
 def open_store(path: str | Path, lock: Lock | None = None, shard: Shard | None = None) -> Store:

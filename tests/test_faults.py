@@ -36,7 +36,7 @@ ERRORS = [
     for point in POINTS
     for what in ("ENOSPC", "EIO")
     for occurrence in (1, 4)
-    if point in ("ovlabel.lock._say", "ovlabel.store.Store._write_arrays", "ovlabel.store.Store._put")
+    if point in ("ovlabel.lock._say", "ovlabel.store.write_arrays", "ovlabel.store._put")
     or point.startswith(("ovlabel.disk.", "os."))  # what asks something of the disk
 ]
 EVENTS = [{"event": event, "what": what} for event in range(1, 150, 7) for what in ("KILL", "ENOSPC", "HUP")]

@@ -17,11 +17,12 @@ import pytest
 from PIL import Image
 
 from ovlabel import disk
+from ovlabel import store as store_room
 from ovlabel.config import Config, load_config
 from ovlabel.errors import BusyError, ConfigError, RunError, StoreError
 from ovlabel.job import Job, annotate, default_store, prepare
 from ovlabel.record import Record
-from ovlabel.store import Store, open_store
+from ovlabel.store import open_store
 from ovlabel.types import Annotation, ChunkReport, TextBank, UInt8Image
 from tests.conftest import writing
 
@@ -537,16 +538,16 @@ def test_a_store_killed_in_the_making_is_made_anew(folder: Path, drawn: dict[str
 def test_ctrl_c_inside_a_commit_loses_nothing(
     folder: Path, drawn: dict[str, Any], fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, hits = Store._put, []
+    real, hits = store_room._put, []
 
-    def put(self: Store, node: Path, name: str, parts: Any, fill: int) -> None:
+    def put(node: Path, name: str, parts: Any, fill: int) -> None:
         if name == "confidence" and not hits:
             hits.append(name)
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.1)
-        real(self, node, name, parts, fill)
+        real(node, name, parts, fill)
 
-    monkeypatch.setattr(Store, "_put", put)
+    monkeypatch.setattr(store_room, "_put", put)
     with pytest.raises(KeyboardInterrupt):
         run_all(folder, fake)
     assert_annotated(default_store(folder), drawn)

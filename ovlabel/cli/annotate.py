@@ -15,6 +15,7 @@ import typer.core
 
 from ovlabel.cli.codes import OK, SOME_FAILED
 from ovlabel.cli.voice import speak
+from ovlabel.cluster import Where
 from ovlabel.config import Config, load_config, setting
 from ovlabel.errors import ConfigError, unknown
 from ovlabel.images import printable
@@ -76,6 +77,12 @@ def annotate(
         bool, typer.Option("--prune", help="Remove from the store what has left the folder.", hidden=True)
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for a run that is writing there.", hidden=True)] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Work in N processes, one a GPU.", hidden=True)
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="tcp://…", help="Work on a Dask cluster.", hidden=True)
+    ] = None,
     chunk: Annotated[int, typer.Option(min=1, metavar="N", help="Most images in one commit.", hidden=True)] = 64,
     offline: Annotated[bool, typer.Option("--offline", help="Never open a connection.", hidden=True)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.", hidden=True)] = False,
@@ -108,7 +115,10 @@ def annotate(
         retry_failed=retry_failed,
         prune=prune,
     )
-    job = prepare(folder, config, out, selection=selection, chunk_size=chunk, offline=offline, wait=wait)
+    if workers is not None and scheduler is not None:
+        raise ConfigError("--workers and --scheduler exclude each other")
+    spread = Where(workers or 0, scheduler or "") if workers or scheduler else None
+    job = prepare(folder, config, out, selection=selection, chunk_size=chunk, offline=offline, wait=wait, spread=spread)
     if not job.pending:
         pass
     elif config.encoder.weights.startswith("random:"):

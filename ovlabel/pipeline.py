@@ -1,0 +1,195 @@
+"""From an image file to its entry: read ahead in threads, begin, finish. What one process does, here or on a worker."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from ovlabel.config import Config
+from ovlabel.errors import ImageError, VanishedError, out_of_memory
+from ovlabel.images import Content, decode_first, printable, read_file
+from ovlabel.record import Record, now
+from ovlabel.types import Annotation, ImageItem, TextBank, UInt8Image
+
+log = logging.getLogger("ovlabel")
+
+_READERS = max(1, min(4, (os.cpu_count() or 1) // 2))
+_AHEAD_BYTES = 2**28  # of pixels that are read and wait
+VANISHED = "vanished"  # an outcome that is told, and never committed
+Entry = tuple[Record, Annotation | None]
+
+
+class Annotator(Protocol):
+    """What a job needs of a segmenter."""
+
+    @property
+    def behind(self) -> int:
+        """How many images may be begun before the first of them is finished."""
+
+    def begin(self, image: UInt8Image) -> Callable[[], Annotation]:
+        """Begin to annotate a uint8 H W 3 RGB image; the call finishes it."""
+
+
+Maker = Callable[[Config, TextBank | None, bool], tuple[Annotator, dict[str, Any]]]
+
+
+class Known(Protocol):
+    """What is known of images before: a store, or as much of it as travels to a worker."""
+
+    @property
+    def records(self) -> Mapping[str, Record]:
+        """By key."""
+
+    def like(self, sha256: str) -> Record | None:
+        """A done image with this content, whose arrays a file of another name can share."""
+
+
+Note = Callable[[set[str]], None]
+
+
+@dataclass(frozen=True)
+class Records:
+    """`Known` without a store."""
+
+    records: Mapping[str, Record] = field(default_factory=dict)
+
+    def like(self, _: str) -> None:
+        """Nothing."""
+
+
+def annotate_items(
+    items: Iterable[ImageItem], known: Known, segmenter: Annotator, note: Note | None = None
+) -> Iterator[Entry]:
+    """Read ahead → begin → finish, each at its own pace: an entry an image, in the order of the items."""
+    begun = deque[Callable[[], Entry]]()
+    for reading in read_ahead(items, known, note):
+        if reading is not None:
+            begun.append(begin_image(reading, segmenter))
+        while len(begun) > (segmenter.behind if reading else 0):
+            yield begun.popleft()()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """An image file as it was read: its record so far, the pixels, or the entry that is known without them."""
+
+    record: Record
+    before: Record | None
+    pixels: UInt8Image | None = None
+    entry: Entry | None = None
+
+
+def read_ahead(items: Iterable[ImageItem], known: Known, note: Note | None = None) -> Iterator[Reading | None]:
+    """Read and decode in threads, a few images ahead of whoever takes them, in order; None at the end.
+
+    As many as there are threads are in work, and so many bytes of pixels wait at the most. `note` is told which images
+    are in work, for whoever comes after should this process die of one of them.
+    """
+    known.like("")  # makes the index, before there are threads
+    waiting, left = deque[tuple[str, Future[Reading]]](), iter(items)
+    reader = ThreadPoolExecutor(_READERS, thread_name_prefix="ovlabel read")
+    try:
+        taken = ""
+        while True:
+            ready = [future.result().pixels for _, future in waiting if future.done() and not future.exception()]
+            held = sum(pixels.nbytes for pixels in ready if pixels is not None)
+            while len(waiting) <= _READERS and held < _AHEAD_BYTES and (item := next(left, None)) is not None:
+                if note is not None:
+                    note({taken, item.key, *(key for key, _ in waiting)} - {""})
+                waiting.append((item.key, reader.submit(read_image, item, known)))
+            if not waiting:
+                break
+            taken, future = waiting.popleft()
+            yield future.result()
+        yield None
+    finally:
+        reader.shutdown(cancel_futures=True)
+
+
+def read_known(item: ImageItem, known: Known) -> Record | None:
+    """The record of an image whose content is annotated already, under another name or time; None for any other."""
+    try:
+        content = read_file(item.path)
+    except ImageError:
+        return None
+    return _same(item, content, known)
+
+
+def _same(item: ImageItem, content: Content, known: Known) -> Record | None:
+    if twin := known.like(content.sha256):
+        return replace(twin, key=item.key, size=len(content.data), mtime_ns=content.mtime_ns)
+    return None
+
+
+def read_image(item: ImageItem, known: Known) -> Reading:
+    """Read and decode one image. A file of the same content as a committed image shares that one's arrays."""
+    record, stage = Record(item.key, item.size, item.mtime_ns), "open"
+    before = known.records.get(item.key)
+    try:
+        content = read_file(item.path)
+        record = replace(record, size=len(content.data), mtime_ns=content.mtime_ns, sha256=content.sha256)
+        if same := _same(item, content, known):
+            return Reading(same, before, entry=(same, None))
+        stage = "decode"
+        pixels, more_frames = decode_first(content.data)
+        return Reading(replace(record, more_frames=more_frames), before, pixels)
+    except VanishedError:
+        gone = replace(record, outcome=VANISHED)
+        return Reading(gone, before, entry=(gone, None))
+    except (ImageError, MemoryError) as error:
+        return Reading(record, before, entry=_failed(record, stage, error, before))
+
+
+def begin_image(reading: Reading, segmenter: Annotator) -> Callable[[], Entry]:
+    """Begin to annotate what was read; the call gives its record and arrays."""
+    record, before, pixels = reading.record, reading.before, reading.pixels
+    entry = reading.entry
+    if entry is not None or pixels is None:
+        return lambda: entry or (record, None)
+    try:
+        finish = segmenter.begin(pixels)
+    except (MemoryError, RuntimeError) as error:
+        failed = _failed(record, "segment", error, before)
+        return lambda: failed
+
+    def finished() -> Entry:
+        try:
+            return record, finish()
+        except (MemoryError, RuntimeError) as error:
+            return _failed(record, "segment", error, before)
+
+    return finished
+
+
+def _failed(record: Record, stage: str, error: Exception, before: Record | None) -> Entry:
+    """The record of an image that can't be annotated; other errors are defects, and raised."""
+    if not isinstance(error, ImageError) and not out_of_memory(error):
+        raise error
+    reason = str(error) if isinstance(error, ImageError) else "out of memory"
+    log.warning("%s: %s", printable(record.key), reason)
+    again = before is not None and before.outcome == "failed" and before.sha256 == record.sha256
+    return (
+        replace(
+            record,
+            outcome="failed",
+            stage=stage,
+            exception=type(error.__cause__ or error).__name__,
+            error=reason,
+            time=now(),
+            attempts=before.attempts + 1 if before and again else 1,
+        ),
+        None,
+    )
+
+
+def make_segmenter(config: Config, text: TextBank | None, offline: bool) -> tuple[Annotator, dict[str, Any]]:
+    """The segmenter of a run, and the run as resolved: everything that changes results."""
+    from ovlabel.builder import build, resolved
+
+    segmenter = build(config, text=text, offline=offline)
+    return segmenter, resolved(config, segmenter, own_text=text is not None)
