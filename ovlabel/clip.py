@@ -255,6 +255,15 @@ class Clip:
         out: Tensor = block.ls_1(block.attn.out_proj(mixed.transpose(1, 2).flatten(2)))
         return out
 
+    def plain(self, windows: Tensor) -> Tensor:
+        """b 3 H W normalised windows → b e: open_clip's own forward where it takes this size; to measure against."""
+        if windows.shape[-2:] == tuple(self._visual.image_size):
+            embedded: Tensor = self._visual(windows.to(self.dtype))
+            return embedded
+        trace = self.trace(windows)
+        queries, keys, _ = trace.qkv(self.layers)
+        return self.project(self.readout_of(trace, ((queries, keys),)))[:, 0]
+
     def image(self, tokens: Tensor) -> Tensor:
         """b n width entering the last block → b e, the class token behind the model's own last block."""
         return self.project(self._block(self.layers)(tokens)[:, :1])[:, 0]

@@ -137,7 +137,7 @@ class Segmenter:
 
     def __call__(self, image: UInt8Image) -> Prediction:
         """Labels, confidence and probabilities of a uint8 H W 3 RGB image. Raises ValueError for another shape."""
-        resized, size = self._resized(image)
+        resized, size = self.resized(image)
         return self.segment_resized(resized, size, image)
 
     def segment_resized(
@@ -165,7 +165,7 @@ class Segmenter:
 
     def begin(self, image: UInt8Image) -> Callable[[], Annotation]:
         """`annotation(image)` as far as nobody else is waited for; the call waits and does the rest."""
-        resized, size = self._resized(image)
+        resized, size = self.resized(image)
         answer, context = self._fitted(lambda: self._begun(resized, size, image))
 
         def finish() -> Annotation:
@@ -222,7 +222,7 @@ class Segmenter:
             reduced=decision.shares.finish != wanted,
         )
 
-    def _resized(self, image: UInt8Image) -> tuple[UInt8Image, tuple[int, int]]:
+    def resized(self, image: UInt8Image) -> tuple[UInt8Image, tuple[int, int]]:
         """The working image, and the photograph's (height, width)."""
         image = np.asarray(image)
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
@@ -237,9 +237,9 @@ class Segmenter:
         """Not yet edited at `probabilities`; with what stages may read of the image. `keep`: the maps are wanted."""
         source = resized if image is None else image
         working = (resized.shape[0], resized.shape[1])
-        pixels = self._pixels(resized)
+        pixels = self.pixels(resized)
         pyramid = [
-            pixels if scale == 1 else self._pixels(resize(source, self._scaled(working, scale)))
+            pixels if scale == 1 else self.pixels(resize(source, self._scaled(working, scale)))
             for scale in self.config.tiling.scales
         ]
         finish = finish_size(self.config.labels, size, working)
@@ -279,7 +279,7 @@ class Segmenter:
     @property
     def _band_values(self) -> int:
         """float32 values of a band: what a CPU's cache holds, what keeps a GPU busy."""
-        return 2**20 if self.clip.device.type == "cpu" else 2**26
+        return 2**18 if self.clip.device.type == "cpu" else 2**26
 
     def _decided(self, shares: _Shares, context: ImageContext, size: tuple[int, int]) -> _Decision:
         if shares.decided is not None:
@@ -303,7 +303,7 @@ class Segmenter:
 
     # ------------------------------------------------------------------ image → LOGITS
 
-    def _pixels(self, image: UInt8Image) -> Tensor:
+    def pixels(self, image: UInt8Image) -> Tensor:
         """uint8 H W 3 → normalised 3 H W on the run's device."""
         return self.clip.pixels(torch.from_numpy(np.array(image)).permute(2, 0, 1))
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ovlabel import __version__
-from ovlabel.cli import ablate, annotate, demo, doctor, export, inspect, lists, loftup, score, verify
+from ovlabel.cli import ablate, annotate, bench, demo, doctor, export, inspect, lists, loftup, score, verify
 from ovlabel.cli.codes import BUSY, DEFECT, HUNG_UP, INTERRUPTED, OK, STORE, TERMINATED, USAGE, WEIGHTS
 from ovlabel.cli.voice import speak
 from ovlabel.errors import BusyError, OvlabelError, StoreError, WeightsError
@@ -33,6 +33,7 @@ app = typer.Typer(
 demo.register(app)
 annotate.register(app)
 score.register(app)
+bench.register(app)
 ablate.register(app)
 export.register(app)
 loftup.register(app)

@@ -1,0 +1,63 @@
+"""`ovlabel bench`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ovlabel.cli.annotate import config_of, duration
+from ovlabel.vocabulary import INLINE
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(bench)
+
+
+def bench(
+    folder: Annotated[Path, typer.Argument(help="Folder of images, with its subfolders.")],
+    images: Annotated[int, typer.Option(min=1, metavar="N", help="Measure so many of them.")] = 8,
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="So many times.")] = 3,
+    vocab: Annotated[str | None, typer.Option(help="As in 'ovlabel annotate'.")] = None,
+    classes: Annotated[str | None, typer.Option(help="As in 'ovlabel annotate'.")] = None,
+    preset: Annotated[str, typer.Option(help="As in 'ovlabel annotate'.")] = "sclip",
+    model: Annotated[str | None, typer.Option(help="As in 'ovlabel annotate'.")] = None,
+    weights: Annotated[str | None, typer.Option(help="As in 'ovlabel annotate'; random:0 is as fast.")] = None,
+    device: Annotated[str | None, typer.Option(help="As in 'ovlabel annotate'.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As in 'ovlabel annotate'.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never open a connection.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The figures as JSON.")] = False,
+) -> None:
+    """How fast your folder would be annotated, what takes the time, and when it would be done.
+
+    Nothing is left behind. The floor is open_clip's own forward over the same windows.
+    """
+    import torch
+
+    from ovlabel.bench import measure
+    from ovlabel.builder import build
+
+    vocabulary = vocab if classes is None else INLINE + classes
+    config = config_of(preset, settings, vocabulary, None, model, weights, device)
+    segmenter = build(config, offline=offline)
+    found, total = measure(folder, segmenter, images, rounds)
+    if as_json:
+        print(json.dumps({**asdict(found), "folder": total}))
+        return
+    where = f"{segmenter.clip.device}, {torch.get_num_threads()} threads, {config.encoder.precision}"
+    print(f"{config.encoder.model}, {preset}, {where}: {found.images} images, {found.windows} windows")
+    alone = sum(found.parts.values())
+    for name, seconds in found.parts.items():
+        print(f"{name:<9}{seconds:8.3f} s an image  {seconds / alone:5.1%}")
+    ratios = f"{found.ratios[0]:.2f} to {found.ratios[-1]:.2f} in {rounds} rounds"
+    print(f"run      {found.run:8.3f} s an image, {1 / found.run:.2f} images/s (reads ahead, writes beside it)")
+    print(f"floor    {found.floor:8.3f} s an image; the run takes {found.run / found.floor:.2f} times that ({ratios})")
+    print(f"memory   {found.peak / 2**30:8.2f} GiB at the highest")
+    print(f"store    {found.stored / 2**20:8.3f} MiB an image")
+    print(f"folder   {total:8d} images: {duration(total * found.run)}, {total * found.stored / 2**30:.2f} GiB")
