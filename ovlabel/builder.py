@@ -64,6 +64,7 @@ def resolved(config: Config, segmenter: Segmenter, *, own_text: bool = False) ->
     identity = segmenter.clip.identity
     encoder = values["encoder"]
     encoder.pop("device")
+    encoder["precision"] = segmenter.clip.precision
     encoder.update(model=identity.model, weights=identity.weights, mean=list(identity.mean), std=list(identity.std))
     text = values["text"]
     if own_text:

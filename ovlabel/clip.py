@@ -7,6 +7,7 @@ block around whatever attention it is handed. The run's dtype policy lives here:
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import os
@@ -144,7 +145,8 @@ class Clip:
         self.identity, self._positions = identity, config.positions
         self._last_block: str = config.last_block
         self.device = device
-        self.dtype = _DTYPES[config.precision]
+        self.precision = pick_precision(self.device) if config.precision == "auto" else config.precision
+        self.dtype = _DTYPES[self.precision]
         if device.type == "mps" and self.dtype == torch.float64:
             raise ConfigError("encoder.precision = fp64 is not to be had on mps; use cpu")
         self._model = model.eval().requires_grad_(False).to(self.device)
@@ -417,6 +419,16 @@ def pick_device(name: str) -> torch.device:
         reason = re.split(r"[.\n]", str(error))[0]
         raise ConfigError(f"encoder.device = {name}: this machine has none ({reason})") from None
     return torch.device(name)
+
+
+def pick_precision(device: torch.device) -> str:
+    """What "auto" takes: bf16 where the device computes in it, fp16 on other GPUs, fp32 on other CPUs."""
+    if device.type == "cpu":
+        flags = set()
+        with contextlib.suppress(OSError):
+            flags = set(Path("/proc/cpuinfo").read_text(errors="replace").split())
+        return "bf16" if flags & {"avx512_bf16", "amx_bf16", "bf16"} else "fp32"
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp16"
 
 
 def _seed(weights: str) -> int | None:

@@ -44,7 +44,7 @@ class EncoderConfig:
 
     model: str = "ViT-B-16-quickgelu"  # open_clip architecture, path to its JSON model config, or "demo"
     weights: str = "auto"  # pretrained tag, hf-hub:owner/name, file, or random:SEED; auto: the model's own
-    precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "fp64", "auto"] = "fp32"
     device: str = "auto"  # auto | cpu | cuda | cuda:N | mps
     last_block: Literal["full", "residual", "attention"] = "full"
     positions: Literal["clip", "open_clip"] = "clip"

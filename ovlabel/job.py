@@ -315,6 +315,8 @@ def prepare(
     folder, selection = Path(folder), selection or Selection()
     if "://" in str(out):
         raise ConfigError(f"--out {out}: a store is a folder on this machine")
+    if spread is not None and spread.scheduler and config.encoder.precision == "auto":
+        raise ConfigError("--scheduler: name encoder.precision; 'auto' might be another on every worker")
     if selection.prune and (selection.shard or selection.names is not None):
         raise ConfigError("--prune needs the whole folder and the whole store: run it without --shard and --list")
     listing = list_folder(folder, selection)

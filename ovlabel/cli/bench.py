@@ -50,7 +50,7 @@ def bench(
     if as_json:
         print(json.dumps({**asdict(found), "folder": total}))
         return
-    where = f"{segmenter.clip.device}, {torch.get_num_threads()} threads, {config.encoder.precision}"
+    where = f"{segmenter.clip.device}, {torch.get_num_threads()} threads, {segmenter.clip.precision}"
     print(f"{config.encoder.model}, {preset}, {where}: {found.images} images, {found.windows} windows")
     alone = sum(found.parts.values())
     for name, seconds in found.parts.items():
