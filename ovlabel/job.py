@@ -123,6 +123,7 @@ class Job:
             elif segmenter is not None:
                 yield from self._chunks(store, segmenter, on_image)
             if self.selection.prune and self.vanished:
+                self.vanished = [key for key in self.vanished if not os.path.lexists(self.folder / key)]
                 store.remove(self.vanished, "no longer in the folder")
                 store.free()
                 self.removed = True

@@ -22,8 +22,8 @@ log = logging.getLogger("ovlabel")
 _CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED, signal.SIGHUP: HUNG_UP}
 
 app = typer.Typer(
-    help="Open-vocabulary semantic segmentation of whole folders, without training.",
-    epilog="Start with: ovlabel demo; then: ovlabel annotate ./images --vocab coco-stuff",
+    help="Open-vocabulary semantic segmentation of whole folders, without training. Start with: ovlabel demo; "
+    "then: ovlabel annotate ./images --vocab coco-stuff",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
