@@ -39,6 +39,7 @@ _DTYPES = {
     "fp64": torch.float64,
 }
 _RANDOM = "random:"
+_WINDOWS, _MOST_WINDOWS = 16, 512  # in a batch
 _PARAMETERS = 6e9  # of a model; open_clip's largest plain ViT has 5e9
 _CLEANINGS = ("lower", "whitespace", "canonicalize")
 _SIZES = {  # what a model config may ask for at the most, and what it has by default
@@ -167,6 +168,21 @@ class Clip:
         other = copy.copy(self)
         other._last_block = last_block
         return other
+
+    def room(self) -> int:
+        """How many windows of the native size to encode at once: 16 on a CPU; on a GPU, a third of its free memory.
+
+        A window takes, in the run's dtype, its tokens in front of every block and some 12 more of their size for the
+        feed-forward, and four attention maps of the last block in float32.
+        """
+        if self.device.type != "cuda":
+            return _WINDOWS
+        visual = self._visual
+        tokens, width = 1 + visual.grid_size[0] * visual.grid_size[1], visual.conv1.out_channels
+        heads = self._block(self.layers).attn.num_heads
+        size = tokens * width * (self.layers + 12) * self.dtype.itemsize + 4 * 4 * heads * tokens**2
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return max(_WINDOWS, min(_MOST_WINDOWS, int(free // 3 // size)))
 
     def pixels(self, image: Tensor) -> Tensor:
         """uint8 or float 3 H W (0 … 255) → normalised 3 H W, float32 or finer."""

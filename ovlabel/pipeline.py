@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -31,8 +31,15 @@ class Annotator(Protocol):
     def behind(self) -> int:
         """How many images may be begun before the first of them is finished."""
 
+    @property
+    def together(self) -> int:
+        """How many images are best begun at once."""
+
     def begin(self, image: UInt8Image) -> Callable[[], Annotation]:
         """Begin to annotate a uint8 H W 3 RGB image; the call finishes it."""
+
+    def begin_all(self, images: Sequence[UInt8Image]) -> list[Callable[[], Annotation]]:
+        """The same for several images at once."""
 
 
 Maker = Callable[[Config, TextBank | None, bool], tuple[Annotator, dict[str, Any]]]
@@ -66,12 +73,28 @@ def annotate_items(
     items: Iterable[ImageItem], known: Known, segmenter: Annotator, note: Note | None = None
 ) -> Iterator[Entry]:
     """Read ahead → begin → finish, each at its own pace: an entry an image, in the order of the items."""
-    begun = deque[Callable[[], Entry]]()
-    for reading in read_ahead(items, known, note):
-        if reading is not None:
-            begun.append(begin_image(reading, segmenter))
+    begun, together = deque[Callable[[], Entry]](), list[Reading]()
+    for reading in read_ahead(items, known, note, segmenter.together):
+        together += [] if reading is None else [reading]
+        if reading is None or len(together) >= segmenter.together:
+            begun += begin_images(together, segmenter)
+            together = []
         while len(begun) > (segmenter.behind if reading else 0):
             yield begun.popleft()()
+
+
+def begin_images(readings: Sequence[Reading], segmenter: Annotator) -> list[Callable[[], Entry]]:
+    """Begin several images at once; one by one, where there is no room for all of them."""
+    pixels = [reading.pixels for reading in readings if reading.pixels is not None]
+    if len(pixels) > 1:
+        try:
+            calls = iter(segmenter.begin_all(pixels))
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+        else:
+            return [_finisher(r, None if r.pixels is None else next(calls)) for r in readings]
+    return [begin_image(reading, segmenter) for reading in readings]
 
 
 @dataclass(frozen=True)
@@ -84,27 +107,30 @@ class Reading:
     entry: Entry | None = None
 
 
-def read_ahead(items: Iterable[ImageItem], known: Known, note: Note | None = None) -> Iterator[Reading | None]:
+def read_ahead(
+    items: Iterable[ImageItem], known: Known, note: Note | None = None, together: int = 1
+) -> Iterator[Reading | None]:
     """Read and decode in threads, a few images ahead of whoever takes them, in order; None at the end.
 
-    As many as there are threads are in work, and so many bytes of pixels wait at the most. `note` is told which images
-    are in work, for whoever comes after should this process die of one of them.
+    As many as there are threads are in work, and `together` wait, of so many bytes at the most. `note` is told which
+    images are in work, for whoever comes after should this process die of one of them.
     """
     known.like("")  # makes the index, before there are threads
     waiting, left = deque[tuple[str, Future[Reading]]](), iter(items)
     reader = ThreadPoolExecutor(_READERS, thread_name_prefix="ovlabel read")
     try:
-        taken = ""
+        taken = deque[str](maxlen=together)
         while True:
             ready = [future.result().pixels for _, future in waiting if future.done() and not future.exception()]
             held = sum(pixels.nbytes for pixels in ready if pixels is not None)
-            while len(waiting) <= _READERS and held < _AHEAD_BYTES and (item := next(left, None)) is not None:
+            while len(waiting) < _READERS + together and held < _AHEAD_BYTES and (item := next(left, None)) is not None:
                 if note is not None:
-                    note({taken, item.key, *(key for key, _ in waiting)} - {""})
+                    note({*taken, item.key, *(key for key, _ in waiting)})
                 waiting.append((item.key, reader.submit(read_image, item, known)))
             if not waiting:
                 break
-            taken, future = waiting.popleft()
+            key, future = waiting.popleft()
+            taken.append(key)
             yield future.result()
         yield None
     finally:
@@ -147,21 +173,25 @@ def read_image(item: ImageItem, known: Known) -> Reading:
 
 def begin_image(reading: Reading, segmenter: Annotator) -> Callable[[], Entry]:
     """Begin to annotate what was read; the call gives its record and arrays."""
-    record, before, pixels = reading.record, reading.before, reading.pixels
-    entry = reading.entry
-    if entry is not None or pixels is None:
-        return lambda: entry or (record, None)
+    if reading.pixels is None:
+        return _finisher(reading, None)
     try:
-        finish = segmenter.begin(pixels)
+        return _finisher(reading, segmenter.begin(reading.pixels))
     except (MemoryError, RuntimeError) as error:
-        failed = _failed(record, "segment", error, before)
+        failed = _failed(reading.record, "segment", error, reading.before)
         return lambda: failed
 
+
+def _finisher(reading: Reading, finish: Callable[[], Annotation] | None) -> Callable[[], Entry]:
+    """The call that gives an entry: what is known already, or what `finish` makes."""
+
     def finished() -> Entry:
+        if finish is None:
+            return reading.entry or (reading.record, None)
         try:
-            return record, finish()
+            return reading.record, finish()
         except (MemoryError, RuntimeError) as error:
-            return _failed(record, "segment", error, before)
+            return _failed(reading.record, "segment", error, reading.before)
 
     return finished
 

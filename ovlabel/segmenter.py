@@ -92,6 +92,16 @@ class _Shares:
 
 
 @dataclass(frozen=True, eq=False)
+class _Prepared:
+    """One image before the encoder: normalised 3 H W at each scale, where its logits will live, what stages read."""
+
+    pyramid: list[Tensor]
+    finish: tuple[int, int]
+    size: tuple[int, int]
+    context: ImageContext
+
+
+@dataclass(frozen=True, eq=False)
 class _Decision:
     """One image's result where it was computed: labels and confidence H W, what they come from, the working size."""
 
@@ -107,7 +117,8 @@ class Segmenter:
     Args:
         clip: the encoder. bank: what is asked. stack: the stages.
         config: `tiling`, `labels`, `store.probabilities` and `text.logit_scale` are read.
-        batch_size: windows that go through the encoder together; never changes a result beyond rounding.
+        batch_size: windows that go through the encoder together; by default as many as there is room for (`Clip.room`).
+            Never changes a result beyond rounding.
 
     Attributes:
         literal: make every map and enlarge every window by itself, as the published code does, instead of fused
@@ -118,9 +129,9 @@ class Segmenter:
         ConfigError: windows under one patch without padding.
     """
 
-    def __init__(self, clip: Clip, bank: TextBank, stack: Stack, config: Config, batch_size: int = 16) -> None:
+    def __init__(self, clip: Clip, bank: TextBank, stack: Stack, config: Config, batch_size: int | None = None) -> None:
         self.clip, self.bank, self.stack, self.config = clip, bank.merged(), stack, config
-        self.batch_size = batch_size
+        self.batch_size = batch_size or clip.room()
         self._together = 0  # the most windows of a batch since somebody asked
         tiling = config.tiling
         self._direct = tiling.enlarge == "direct" and tiling.window == 0
@@ -151,8 +162,10 @@ class Segmenter:
             image: the photograph, for other scales and for stages that read it; by default `resized`.
         """
         with torch.inference_mode():
-            shares, context = self._shares(resized, size, image, keep=True)
-            return self._prediction(self._decided(self._edited(shares, context)(), context, size))
+            prepared = self._prepared(resized, size, image)
+            (sheets,) = self._seen([prepared.pyramid])
+            shares = self._shares(prepared, sheets, keep=True)
+            return self._prediction(self._decided(self._edited(shares, prepared.context)(), prepared))
 
     def annotation(self, image: UInt8Image) -> Annotation:
         """What the store keeps of `segmenter(image)`; `store.probabilities` says how much."""
@@ -163,24 +176,36 @@ class Segmenter:
         """How many images may be begun before the first of them is finished; 0 where that gains nothing."""
         return self.stack.behind
 
+    @property
+    def together(self) -> int:
+        """How many images are best begun at once: on a GPU, so many that their windows fill a batch."""
+        if self.clip.device.type == "cpu":
+            return 1
+        tiling = self.config.tiling
+        usual = working_size((480, 640), tiling.short_side, tiling.long_side, self.clip.patch)
+        return max(1, self.batch_size // len(tile(usual, tiling.window, tiling.stride)))
+
     def begin(self, image: UInt8Image) -> Callable[[], Annotation]:
         """`annotation(image)` as far as nobody else is waited for; the call waits and does the rest."""
-        resized, size = self.resized(image)
-        answer, context = self._fitted(lambda: self._begun(resized, size, image))
+        return self.begin_all([image])[0]
 
-        def finish() -> Annotation:
-            with torch.inference_mode():
-                return self._annotation(self._decided(answer(), context, size))
+    def begin_all(self, images: Sequence[UInt8Image]) -> list[Callable[[], Annotation]]:
+        """`begin` for several images, whose windows of one shape share batches; they never see each other."""
+        return self._fitted(lambda: self._begun(images))
 
-        return finish
-
-    def _begun(
-        self, resized: UInt8Image, size: tuple[int, int], image: UInt8Image
-    ) -> tuple[Callable[[], _Shares], ImageContext]:
+    def _begun(self, images: Sequence[UInt8Image]) -> list[Callable[[], Annotation]]:
+        keep = self.config.store.probabilities != "none"
         with torch.inference_mode():
-            keep = self.config.store.probabilities != "none"
-            shares, context = self._shares(resized, size, image, keep=keep)
-            return self._edited(shares, context), context
+            every = [self._prepared(*self.resized(image), image) for image in images]
+            begun: list[Callable[[], Annotation]] = []
+            for prepared, sheets in zip(every, self._seen([prepared.pyramid for prepared in every]), strict=True):
+                answer = self._edited(self._shares(prepared, sheets, keep=keep), prepared.context)
+                begun.append(partial(self._finished, answer, prepared))
+            return begun
+
+    def _finished(self, answer: Callable[[], _Shares], prepared: _Prepared) -> Annotation:
+        with torch.inference_mode():
+            return self._annotation(self._decided(answer(), prepared))
 
     def _edited(self, shares: _Shares, context: ImageContext) -> Callable[[], _Shares]:
         """The level `probabilities`; the call waits for a stage that works elsewhere."""
@@ -231,10 +256,7 @@ class Segmenter:
         tiling = self.config.tiling
         return resize(image, working_size(size, tiling.short_side, tiling.long_side, self.clip.patch)), size
 
-    def _shares(
-        self, resized: UInt8Image, size: tuple[int, int], image: UInt8Image | None, *, keep: bool
-    ) -> tuple[_Shares, ImageContext]:
-        """Not yet edited at `probabilities`; with what stages may read of the image. `keep`: the maps are wanted."""
+    def _prepared(self, resized: UInt8Image, size: tuple[int, int], image: UInt8Image | None) -> _Prepared:
         source = resized if image is None else image
         working = (resized.shape[0], resized.shape[1])
         pixels = self.pixels(resized)
@@ -242,21 +264,23 @@ class Segmenter:
             pixels if scale == 1 else self.pixels(resize(source, self._scaled(working, scale)))
             for scale in self.config.tiling.scales
         ]
-        finish = finish_size(self.config.labels, size, working)
         whole = resize(source, size) if self.stack.acts_at("logits", "probabilities", "labels") else source
         context = ImageContext(whole, pixels, self.bank, self.text, self.config.text.logit_scale)
-        if self.config.tiling.combine == "mean" and not self.stack.acts_at("logits"):
-            return self._by_bands(pyramid, finish, decide_here=finish == size, keep=keep), context
-        logits = self.stack.edit("logits", self.logits(pyramid, finish), context)
-        return _Shares(probabilities_of(logits, self.bank, context.logit_scale), finish), context
+        return _Prepared(pyramid, finish_size(self.config.labels, size, working), size, context)
 
-    def _by_bands(
-        self, pyramid: Sequence[Tensor], finish: tuple[int, int], *, decide_here: bool, keep: bool
-    ) -> _Shares:
+    def _shares(self, prepared: _Prepared, sheets: Iterator[Sheet], *, keep: bool) -> _Shares:
+        """Not yet edited at `probabilities`. `keep`: the maps are wanted, whatever is decided along the way."""
+        finish, context = prepared.finish, prepared.context
+        if self.config.tiling.combine == "mean" and not self.stack.acts_at("logits"):
+            return self._by_bands(sheets, finish, decide_here=finish == prepared.size, keep=keep)
+        logits = self.stack.edit("logits", self._combined(sheets, finish), context)
+        return _Shares(probabilities_of(logits, self.bank, context.logit_scale), finish)
+
+    def _by_bands(self, looks: Iterator[Sheet], finish: tuple[int, int], *, decide_here: bool, keep: bool) -> _Shares:
         """From cosines to probabilities, and where that is all, to labels, in bands of rows that stay in the cache."""
         settings = self.config.labels
         decide_here = decide_here and not settings.area_threshold and not self.stack.acts_at("probabilities")
-        sheets, whole = self._sheets(pyramid)
+        sheets, whole = self._sheets(looks)
         rows = [sheet.rows(finish) for sheet in sheets]
         shares = self.text.new_empty(len(self.bank.classes), *finish) if keep or not decide_here else None
         labels, confidence = self.class_of.new_empty(finish), self.text.new_empty(finish)
@@ -281,16 +305,16 @@ class Segmenter:
         """float32 values of a band: what a CPU's cache holds, what keeps a GPU busy."""
         return 2**18 if self.clip.device.type == "cpu" else 2**26
 
-    def _decided(self, shares: _Shares, context: ImageContext, size: tuple[int, int]) -> _Decision:
+    def _decided(self, shares: _Shares, prepared: _Prepared) -> _Decision:
         if shares.decided is not None:
             labels, confidence = shares.decided
         else:
             settings = self.config.labels
             probabilities = drop_small(_there(shares.probabilities), self.bank, settings.area_threshold)
-            labels, confidence = decide(probabilities, size, self.bank, settings.probability_threshold)
+            labels, confidence = decide(probabilities, prepared.size, self.bank, settings.probability_threshold)
             shares = replace(shares, probabilities=probabilities)
-        labels = self.stack.edit("labels", labels, context)
-        working = (context.pixels.shape[-2], context.pixels.shape[-1])
+        labels = self.stack.edit("labels", labels, prepared.context)
+        working = (prepared.context.pixels.shape[-2], prepared.context.pixels.shape[-1])
         return _Decision(labels, confidence, shares, working)
 
     def _prediction(self, decision: _Decision) -> Prediction:
@@ -315,26 +339,31 @@ class Segmenter:
         Args:
             pyramid: 3 H W normalised, the image at each of `tiling.scales`.
         """
+        (sheets,) = self._seen([pyramid])
+        return self._combined(sheets, target)
+
+    def _combined(self, looks: Iterator[Sheet], target: tuple[int, int]) -> Tensor:
         if self.config.tiling.combine == "vote":
-            return self._votes(pyramid, target)
-        sheets, whole = self._sheets(pyramid)
+            return self._votes(looks, target)
+        sheets, whole = self._sheets(looks)
         total = sheets[0].at(target)
         for sheet in sheets[1:]:
             total.add_(sheet.at(target))
         return total if whole == 1 else total.div_(whole)
 
-    def _looks(self, pyramid: Sequence[Tensor]) -> Iterator[tuple[int, Sheet, float]]:
+    def _weighted(self, looks: Iterator[Sheet]) -> Iterator[tuple[int, Sheet, float]]:
         """(number of the scale, cosines, weight) of every scale and view."""
         tiling = self.config.tiling
-        for number, (pixels, more) in enumerate(zip(pyramid, tiling.scale_weights or (1.0,) * len(pyramid))):
-            for view, own in zip(tiling.views, tiling.view_weights or (1.0,) * len(tiling.views), strict=True):
-                yield number, self._view(pixels, view), more * own
+        for number, more in enumerate(tiling.scale_weights or (1.0,) * len(tiling.scales)):
+            for own in tiling.view_weights or (1.0,) * len(tiling.views):
+                if (sheet := next(looks, None)) is not None:
+                    yield number, sheet, more * own
 
-    def _sheets(self, pyramid: Sequence[Tensor]) -> tuple[list[Sheet], float]:
+    def _sheets(self, looks: Iterator[Sheet]) -> tuple[list[Sheet], float]:
         """Each scale's cosines, weighted, its views added up before they are enlarged; and all weights together."""
         sheets: list[Sheet] = []
         whole = 0.0
-        for number, sheet, weight in self._looks(pyramid):
+        for number, sheet, weight in self._weighted(looks):
             whole += weight
             if number < len(sheets):
                 sheets[number].add(sheet, weight)
@@ -345,11 +374,11 @@ class Segmenter:
             raise ValueError("an image at one scale or more is needed")
         return sheets, whole
 
-    def _votes(self, pyramid: Sequence[Tensor], target: tuple[int, int]) -> Tensor:
+    def _votes(self, looks: Iterator[Sheet], target: tuple[int, int]) -> Tensor:
         """`logits` by votes of every scale and view; see `_voted`."""
         votes, mean = self.text.new_zeros(len(self.text), *target), self.text.new_zeros(len(self.text), *target)
         whole = 0.0
-        for _, sheet, weight in self._looks(pyramid):
+        for _, sheet, weight in self._weighted(looks):
             maps = sheet.at(target)
             best = maps.argmax(0, keepdim=True)
             votes.scatter_add_(0, best, torch.full_like(best, weight, dtype=votes.dtype))
@@ -367,8 +396,17 @@ class Segmenter:
         """The working size at another of `tiling.scales`."""
         return max(round(working[0] * scale), self.clip.patch), max(round(working[1] * scale), self.clip.patch)
 
+    def _seen(self, pyramids: Sequence[Sequence[Tensor]]) -> list[Iterator[Sheet]]:
+        """Of every image, its cosines at every scale in every view, scales first, still to be enlarged."""
+        views, tiling = self.config.tiling.views, self.config.tiling
+        every = [[(pixels, view) for pixels in pyramid for view in views] for pyramid in pyramids]
+        if self._direct or self.literal or tiling.stitch == "features" or self.stack.acts_at("window"):
+            return [(self._view(pixels, view) for pixels, view in looks) for looks in every]
+        mosaics = iter(self._mosaics([look for looks in every for look in looks]))
+        return [iter([next(mosaics) for _ in looks]) for looks in every]
+
     def _view(self, pixels: Tensor, view: str) -> Sheet:
-        """One view at one scale: q h w cosines of the whole image, still to be enlarged."""
+        """One view at one scale, by itself: q h w cosines of the whole image."""
         size = (pixels.shape[-2], pixels.shape[-1])
         boxes = tile(size, self.config.tiling.window, self.config.tiling.stride)
         if self.config.tiling.stitch == "features":
@@ -376,19 +414,30 @@ class Segmenter:
         parts = (self._similarity(self._edit_features(part)) for part in self.features(pixels, boxes, view))
         if self._direct:
             return Sheet(turned(next(parts).maps[0], view))
-        one_by_one = self.literal or self.stack.acts_at("window")
-        return self._canvas(parts, size, view) if one_by_one else self._mosaic(parts, boxes, size, view)
+        return self._canvas(parts, size, view)
 
-    def _mosaic(self, parts: Iterator[Part], boxes: tuple[Box, ...], size: tuple[int, int], view: str) -> Sheet:
-        """Windows as patch maps, side by side."""
-        mosaic: Mosaic | None = None
-        for part in parts:
-            context = part.context
-            padded = (context.pixels.shape[-2], context.pixels.shape[-1])
-            mosaic = mosaic or Mosaic(size, boxes, flipped_padding(context.padding, view), padded)
-            for maps, box in zip(part.maps, context.boxes, strict=True):
-                mosaic.put(turned(maps, view), box)
-        return _filled(mosaic)
+    def _mosaics(self, looks: Sequence[tuple[Tensor, str]]) -> list[Mosaic]:
+        """(pixels, view) → windows as patch maps, side by side; those of one shape and view share batches."""
+        tiling = self.config.tiling
+        alike: dict[tuple[str, int, int], list[tuple[int, Box]]] = {}
+        made: dict[int, Mosaic] = {}
+        boxes = [tile((pixels.shape[-2], pixels.shape[-1]), tiling.window, tiling.stride) for pixels, _ in looks]
+        for number, (_, view) in enumerate(looks):
+            for box in boxes[number]:
+                alike.setdefault((view, box.height, box.width), []).append((number, box))
+        for (view, *_), windows in alike.items():
+            for start in range(0, len(windows), self.batch_size):
+                batch = windows[start : start + self.batch_size]
+                cuts = torch.cat([cut(looks[number][0], (box,)) for number, box in batch])
+                part = self._part(cuts, tuple(box for _, box in batch), view)
+                part = self._similarity(self._edit_features(part))
+                padding, padded = flipped_padding(part.context.padding, view), part.context.pixels.shape[-2:]
+                for maps, (number, box) in zip(part.maps, batch, strict=True):
+                    if number not in made:
+                        size = (looks[number][0].shape[-2], looks[number][0].shape[-1])
+                        made[number] = Mosaic(size, boxes[number], padding, (padded[0], padded[1]))
+                    made[number].put(turned(maps, view), box)
+        return [made[number] for number in range(len(looks))]
 
     def _canvas(self, parts: Iterator[Part], size: tuple[int, int], view: str) -> Sheet:
         """Windows enlarged one by one, edited at `window`, and added up."""
@@ -427,20 +476,22 @@ class Segmenter:
         """Batches of windows, as a view shows them, through the encoder: b e h w, not yet edited at `features`."""
         for start in range(0, len(boxes), self.batch_size):
             batch = boxes[start : start + self.batch_size]
-            self._together = max(self._together, len(batch))
-            padding = self._padding(batch[0])
-            windows = seen(F.pad(cut(pixels, batch), padding) if any(padding) else cut(pixels, batch), view)
-            padding = flipped_padding(padding, view)
-            trace = self.clip.trace(windows)
-            context = WindowContext(
-                windows, self.text, self.class_of, self.config.text.logit_scale, trace, batch, padding
-            )
-            if self.stack.acts_at("tokens"):
-                tokens = self.stack.edit("tokens", trace.tokens(trace.layers), context)
-                trace = trace.edited(tokens)
-                context = replace(context, trace=trace)
-            joint = self.clip.project(self._last_block(trace, context))
-            yield Part(_on_grid(joint, trace.grid), replace(context, cls=joint[:, 0]))
+            yield self._part(cut(pixels, batch), batch, view)
+
+    def _part(self, windows: Tensor, boxes: tuple[Box, ...], view: str) -> Part:
+        """One batch of windows of one shape, b 3 h w, as a view shows them, through the encoder."""
+        self._together = max(self._together, len(boxes))
+        padding = self._padding(boxes[0])
+        windows = seen(F.pad(windows, padding) if any(padding) else windows, view)
+        padding = flipped_padding(padding, view)
+        trace = self.clip.trace(windows)
+        context = WindowContext(windows, self.text, self.class_of, self.config.text.logit_scale, trace, boxes, padding)
+        if self.stack.acts_at("tokens"):
+            tokens = self.stack.edit("tokens", trace.tokens(trace.layers), context)
+            trace = trace.edited(tokens)
+            context = replace(context, trace=trace)
+        joint = self.clip.project(self._last_block(trace, context))
+        return Part(_on_grid(joint, trace.grid), replace(context, cls=joint[:, 0]))
 
     def _padding(self, box: Box) -> tuple[int, int, int, int]:
         """Zeros (of the normalised image) around a window up to whole patches; the odd pixel right and bottom."""

@@ -19,7 +19,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,10 @@ class Fake:
     """A segmenter that labels by brightness."""
 
     behind = 0
+    together = 1
+
+    def begin_all(self, images: Sequence[UInt8Image]) -> list[Callable[[], Annotation]]:
+        return [self.begin(image) for image in images]
 
     def begin(self, image: UInt8Image) -> Callable[[], Annotation]:
         return lambda: annotation(image)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,6 +33,7 @@ class Fake:
     """A segmenter that labels by brightness and remembers what it was shown, and in which order it finished."""
 
     behind = 0
+    together = 1
 
     def __init__(self) -> None:
         self.seen: list[bytes] = []
@@ -52,6 +53,9 @@ class Fake:
             return self.annotation(image)
 
         return finish
+
+    def begin_all(self, images: Sequence[UInt8Image]) -> list[Callable[[], Annotation]]:
+        return [self.begin(image) for image in images]
 
     def annotation(self, image: UInt8Image) -> Annotation:
         labels = (image[..., 0] // 86).astype(np.uint8)
@@ -663,3 +667,31 @@ def test_running_out_of_memory_behind_is_recorded_too(fake: Fake, tmp_path: Path
     (report,) = prepare(tmp_path / "images", CONFIG, tmp_path / "s.zarr").run(make=fake.make)
     assert report.done == ("0.png", "2.png")
     assert report.failed == (("1.png", "out of memory"),)
+
+
+class Grouped(Fake):
+    """Takes three images at a time, if none of them is large."""
+
+    together = 3
+
+    def begin_all(self, images: Sequence[UInt8Image]) -> list[Callable[[], Annotation]]:
+        self.order.append(f"together {len(images)}")
+        if any(image.shape[0] > 50 for image in images):
+            raise MemoryError
+        return super().begin_all(images)
+
+    def begin(self, image: UInt8Image) -> Callable[[], Annotation]:
+        if image.shape[0] > 50:
+            raise MemoryError
+        return super().begin(image)
+
+
+def test_images_are_begun_together_and_one_that_is_too_large_fails_alone(tmp_path: Path) -> None:
+    drawn = {f"{i}.png": draw(tmp_path / "in" / f"{i}.png", i) for i in range(8)}
+    draw(tmp_path / "in" / "4a.png", 44, (60, 8))
+    (tmp_path / "in" / "1a.png").write_bytes(b"nothing")
+    grouped = Grouped()
+    job, _ = run_all(tmp_path / "in", grouped)
+    assert [line for line in grouped.order if "together" in line] == ["together 2", "together 3", "together 3"]
+    assert sorted(job.failures()) == ["1a.png", "4a.png"]
+    assert_annotated(default_store(tmp_path / "in"), drawn)

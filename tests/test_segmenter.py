@@ -494,3 +494,14 @@ def test_bands_do_not_show(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
             banded = made(tiny, **keys).annotation(IMAGE)
         np.testing.assert_array_equal(banded.labels, whole.labels)
         assert np.abs(banded.confidence.astype(int) - whole.confidence).max() <= 1
+
+
+@pytest.mark.parametrize("preset", ["sclip", "naclip", "resclip", "itaclip", "scclip"])
+def test_images_begun_together_do_not_see_each_other(preset: str, tiny: dict[str, Any]) -> None:
+    """Their windows of one shape share batches, also where images differ in size."""
+    segmenter = build(load_config(preset, {**tiny, "store.probabilities": "top1"}), text=bank())
+    images = [IMAGE, IMAGE[::-1].copy(), np.tile(IMAGE, (1, 2, 1)), IMAGE[:64, :64].copy()]
+    for call, image in zip(segmenter.begin_all(images), images, strict=True):
+        one, alone = call(), segmenter.annotation(image)
+        assert (one.labels == alone.labels).mean() > 0.999
+        assert np.abs(one.confidence.astype(int) - alone.confidence).mean() < 0.1
