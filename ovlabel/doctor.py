@@ -237,7 +237,7 @@ def _path(report: Report, path: Path) -> str:
     else:
         kind, store = "a folder of images", default_store(path)
         report.look("path", "folder", partial(_photographs, report, path))
-    report.look("path", "store", partial(_store, store))
+    report.look("path", "store", partial(_store, report, store))
     place = store if store.is_dir() else store.parent
     report.look("path", "place", lambda: report.place(place, "make it writable, or pass another --out"))
     return f"{path} ({kind})"
@@ -258,12 +258,17 @@ def _photographs(report: Report, folder: Path) -> str:
     return f"{len(items)} images"
 
 
-def _store(path: Path) -> str:
+def _store(report: Report, path: Path) -> str:
     from ovlabel.store import exists, open_store
 
     if not exists(path):
         return f"{path} (not made yet)"
     store = open_store(path)
+    for name, reason in store.damaged.items():
+        report.problems.append(
+            f"{path}: the record of chunk {name} does not count ({reason}); "
+            f"'ovlabel verify {path} --repair' takes it out"
+        )
     gone = "" if store.folder.is_dir() else " (not there)"
     return f"{path} ({len(store)} images done, {len(store.failed)} failed) of {store.folder}{gone}"
 

@@ -66,6 +66,7 @@ class Lock:
     _handle: int
     _stopped: threading.Event = field(default_factory=threading.Event)
     _telling: threading.Lock = field(default_factory=threading.Lock)
+    _heart: threading.Thread | None = None
 
     def check(self) -> None:
         """Raise StoreError if the store was removed, BusyError if somebody else took the lock over."""
@@ -90,7 +91,8 @@ class Lock:
 
     def start(self) -> None:
         """Begin to beat."""
-        threading.Thread(target=self._beat, name="ovlabel lock", daemon=True).start()
+        self._heart = threading.Thread(target=self._beat, name="ovlabel lock", daemon=True)
+        self._heart.start()
 
     def _beat(self) -> None:
         while not self._stopped.wait(BEAT_SECONDS):
@@ -100,6 +102,8 @@ class Lock:
     def release(self) -> None:
         """Remove the file, if it is still this owner's, and let go."""
         self._stopped.set()
+        if self._heart is not None:
+            self._heart.join()  # before its file is closed, and its number given to another
         try:
             with contextlib.suppress(OSError):
                 if (_owner(self.path) or {}).get("token") == self.owner["token"]:

@@ -369,12 +369,25 @@ def test_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = tmp_path / "by any name"
     store.mkdir()
     (store / "zarr.json").write_text("{}")
-    monkeypatch.setattr("ovlabel.store.open_store", lambda path: Opened(failed={"x": 1}, folder=tmp_path / "gone"))
+    monkeypatch.setattr(
+        "ovlabel.store.open_store",
+        lambda path: Opened(damaged={"00000001-0123abcd": "why"}, failed={"x": 1}, folder=tmp_path / "gone"),
+    )
     code, out = run(store)
     assert code == 0
     assert f"path             {store} (a store)" in out
     assert f"{store} (5 images done, 1 failed) of {tmp_path / 'gone'} (not there)" in out
     assert f"place            {store} (writable, flock works, " in out
+
+
+def test_a_damaged_record_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "zarr.json").write_text("{}")
+    opened = Opened(damaged={"00000001-0123abcd": "why"}, failed={}, folder=tmp_path)
+    monkeypatch.setattr("ovlabel.store.open_store", lambda path: opened)
+    code, out = run(tmp_path)
+    assert code == 3
+    assert "the record of chunk 00000001-0123abcd does not count (why)" in out
+    assert f"ovlabel verify {tmp_path} --repair" in out
 
 
 def test_the_store_of_a_folder_is_opened_too(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,10 @@ class Painted:
     def __init__(self, classes: int) -> None:
         self.dtype = np.uint8 if classes < 255 else np.uint16
 
-    behind = 0
+    behind, together = 0, 1
+
+    def begin_all(self, images: Sequence[UInt8Image]) -> list[Callable[[], Annotation]]:
+        return [self.begin(image) for image in images]
 
     def begin(self, image: UInt8Image) -> Callable[[], Annotation]:
         return lambda: Annotation(image[..., 0].astype(self.dtype), image[..., 1].copy(), None, None, image.shape[:2])
