@@ -280,17 +280,10 @@ class Segmenter:
         """From cosines to probabilities, and where that is all, to labels, in bands of rows that stay in the cache."""
         settings = self.config.labels
         decide_here = decide_here and not settings.area_threshold and not self.stack.acts_at("probabilities")
-        sheets, whole = self._sheets(looks)
-        rows = [sheet.rows(finish) for sheet in sheets]
         shares = self.text.new_empty(len(self.bank.classes), *finish) if keep or not decide_here else None
         labels, confidence = self.class_of.new_empty(finish), self.text.new_empty(finish)
-        for top, bottom in bands(finish[0], len(self.text) * finish[1], self._band_values):
-            logits = rows[0](top, bottom)
-            for more in rows[1:]:
-                logits.add_(more(top, bottom))
-            band = probabilities_of(
-                logits if whole == 1 else logits.div_(whole), self.bank, self.config.text.logit_scale
-            )
+        for top, bottom, logits in self._rows(looks, finish):
+            band = probabilities_of(logits, self.bank, self.config.text.logit_scale)
             if shares is not None:
                 shares[:, top:bottom] = band
             if decide_here:
@@ -345,11 +338,20 @@ class Segmenter:
     def _combined(self, looks: Iterator[Sheet], target: tuple[int, int]) -> Tensor:
         if self.config.tiling.combine == "vote":
             return self._votes(looks, target)
+        total = self.text.new_empty(len(self.text), *target)
+        for top, bottom, logits in self._rows(looks, target):
+            total[:, top:bottom] = logits
+        return total
+
+    def _rows(self, looks: Iterator[Sheet], target: tuple[int, int]) -> Iterator[tuple[int, int, Tensor]]:
+        """(top, bottom, mean cosines q h W over scales and views) of one band of rows after the other."""
         sheets, whole = self._sheets(looks)
-        total = sheets[0].at(target)
-        for sheet in sheets[1:]:
-            total.add_(sheet.at(target))
-        return total if whole == 1 else total.div_(whole)
+        rows = [sheet.rows(target) for sheet in sheets]
+        for top, bottom in bands(target[0], len(self.text) * target[1], self._band_values):
+            logits = rows[0](top, bottom)
+            for more in rows[1:]:
+                logits.add_(more(top, bottom))
+            yield top, bottom, logits if whole == 1 else logits.div_(whole)
 
     def _weighted(self, looks: Iterator[Sheet]) -> Iterator[tuple[int, Sheet, float]]:
         """(number of the scale, cosines, weight) of every scale and view."""
