@@ -105,7 +105,7 @@ def make(config: Config, text: TextBank | None, offline: bool) -> tuple[Fake, di
 
 
 def command(folder: Path, out: Path, *more: str) -> int:
-    job._make = make  # type: ignore[assignment]
+    job.make_segmenter = make  # type: ignore[assignment]
     options = ["--classes", "dark, middle, bright", "--weights", "random:0", "--chunk", str(CHUNK)]
     return main(["annotate", str(folder), "--out", str(out), *options, *more])
 
