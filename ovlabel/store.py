@@ -341,8 +341,9 @@ class Store(Mapping[str, StoredImage]):
         """Do it, or leave nothing of the chunk."""
         node = self.path / "chunks" / name
         try:
-            self._hold()
-            write()
+            with _writing(self.path):
+                self._hold()
+                write()
         except BaseException:
             disk.remove_node(node)
             if not (self.path / "zarr.json").exists():  # removed underneath: bring nothing back, not even empty folders
@@ -354,9 +355,8 @@ class Store(Mapping[str, StoredImage]):
     def _adopt(self, name: str, records: Sequence[Record]) -> None:
         node = self.path / "chunks" / name
         self._hold()
-        with _writing(self.path):
-            disk.sync_folder(node.parent)
-            disk.put(node / "zarr.json", pack(self.attrs["id"], name, records))
+        disk.sync_folder(node.parent)
+        disk.put(node / "zarr.json", pack(self.attrs["id"], name, records))
         for record in records:
             self._remember(replace(record, chunk=record.chunk or name))
 
