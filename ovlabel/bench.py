@@ -33,7 +33,7 @@ PARTS = ("decode", "windows", "encoder", "finish", "write")
 
 @dataclass(frozen=True)
 class Measured:
-    """Medians over the rounds.
+    """Medians over the rounds, the parts once.
 
     Attributes:
         images, windows: how many were measured, and how many windows they have together.
@@ -67,16 +67,14 @@ def measure(
     """
     items = prepare(folder, segmenter.config, folder / "none.zarr").items
     chosen = [items[round(i)] for i in np.linspace(0, len(items) - 1, min(count, len(items)))] if items else []
-    known = Records()
-    images = [reading.pixels for item in chosen if (reading := read_image(item, known)).pixels is not None]
-    chosen = [item for item in chosen if read_image(item, known).pixels is not None]
-    if not images:
+    read = {item: pixels for item in chosen if (pixels := read_image(item, Records()).pixels) is not None}
+    if not read:
         raise ConfigError(f"{folder} holds no image that can be read")
+    chosen, images = list(read), list(read.values())
     windows = [_windows(segmenter, image) for image in images]
     segmenter.annotation(images[0])
     _floor(segmenter, windows[:1])
     told: list[tuple[float, float]] = []
-    parts: dict[str, list[float]] = {name: [] for name in PARTS}
     with tempfile.TemporaryDirectory() as where:
         for number in range(rounds):
             store = Path(where) / f"{number}.zarr"
@@ -84,13 +82,12 @@ def measure(
             told.append((run / len(images), _seconds(lambda: _floor(segmenter, windows)) / len(images)))
             stored = sum(path.stat().st_size for path in store.rglob("*") if path.is_file()) / len(images)
             shutil.rmtree(store)
-        for number, seconds in enumerate(_parts(folder, chosen, segmenter, Path(where)).items()):
-            parts[PARTS[number]].append(seconds[1])
+        parts = _parts(folder, chosen, segmenter, Path(where))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Measured(
         images=len(images),
         windows=sum(len(window) for window in windows),
-        parts={name: median(values) for name, values in parts.items()},
+        parts=parts,
         run=median(run for run, _ in told),
         floor=median(floor for _, floor in told),
         ratios=tuple(sorted(run / floor for run, floor in told)),

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from ovlabel.config import Config
 from ovlabel.errors import ConfigError
+from ovlabel.images import printable
 from ovlabel.lock import Shard
-from ovlabel.pipeline import VANISHED, Annotator, Maker, Records, annotate_items, make_segmenter
+from ovlabel.pipeline import VANISHED, Annotator, Maker, Records, annotate_items, make_segmenter, report_of
 from ovlabel.record import Record, now
 from ovlabel.store import Store, new_name, write_arrays
 from ovlabel.types import ChunkReport, ImageItem, TextBank
@@ -163,11 +164,7 @@ class Cluster:
                 for record in receipt.records:
                     if on_image:
                         on_image(record)
-                yield ChunkReport(
-                    done=tuple(r.key for r in receipt.records if r.outcome == "done"),
-                    failed=tuple((r.key, r.error) for r in receipt.records if r.outcome == "failed"),
-                    seconds=receipt.seconds,
-                )
+                yield report_of(receipt.records, receipt.seconds)
 
     def _receipts(self, client: Client, items: Sequence[ImageItem], chunk_size: int) -> Iterator[Receipt]:
         """Keep every worker busy, and no more than that in flight."""
@@ -202,7 +199,7 @@ class Cluster:
 
     def _deadly(self, item: ImageItem) -> Receipt:
         """An image that ended the worker process, again and again, though it was alone in work."""
-        log.warning("%s: every worker that took it died", item.key)
+        log.warning("%s: every worker that took it died", printable(item.key))
         record = Record(
             item.key,
             item.size,

@@ -20,7 +20,7 @@ from ovlabel.config import Config
 from ovlabel.errors import ConfigError, StoreError
 from ovlabel.images import printable
 from ovlabel.lock import locked
-from ovlabel.pipeline import VANISHED, Annotator, Entry, Maker, annotate_items, make_segmenter, read_known
+from ovlabel.pipeline import VANISHED, Annotator, Entry, Maker, annotate_items, make_segmenter, read_known, report_of
 from ovlabel.record import Record
 from ovlabel.runs import check_folder, check_run
 from ovlabel.selection import Listing, Selection, list_folder
@@ -253,12 +253,7 @@ class _Chunk:
 def _commit(store: Store, entries: list[Entry], since: float) -> ChunkReport:
     """Write it all, and say what it was; `since` is when work on it began."""
     store.commit(entries)
-    records = [record for record, _ in entries]
-    return ChunkReport(
-        done=tuple(r.key for r in records if r.outcome == "done"),
-        failed=tuple((r.key, r.error) for r in records if r.outcome == "failed"),
-        seconds=time.monotonic() - since,
-    )
+    return report_of((record for record, _ in entries), time.monotonic() - since)
 
 
 def annotate(

@@ -14,7 +14,7 @@ from ovlabel.config import Config
 from ovlabel.errors import ImageError, VanishedError, out_of_memory
 from ovlabel.images import Content, decode_first, printable, read_file
 from ovlabel.record import Record, now
-from ovlabel.types import Annotation, ImageItem, TextBank, UInt8Image
+from ovlabel.types import Annotation, ChunkReport, ImageItem, TextBank, UInt8Image
 
 log = logging.getLogger("ovlabel")
 
@@ -214,6 +214,16 @@ def _failed(record: Record, stage: str, error: Exception, before: Record | None)
             attempts=before.attempts + 1 if before and again else 1,
         ),
         None,
+    )
+
+
+def report_of(records: Iterable[Record], seconds: float) -> ChunkReport:
+    """What a commit of these records comes to; `seconds` is what it took with all before it."""
+    records = list(records)
+    return ChunkReport(
+        done=tuple(record.key for record in records if record.outcome == "done"),
+        failed=tuple((record.key, record.error) for record in records if record.outcome == "failed"),
+        seconds=seconds,
     )
 
 
