@@ -74,7 +74,7 @@ def annotate_items(
 ) -> Iterator[Entry]:
     """Read ahead → begin → finish, each at its own pace: an entry an image, in the order of the items."""
     begun, together = deque[Callable[[], Entry]](), list[Reading]()
-    for reading in read_ahead(items, known, note, segmenter.together):
+    for reading in read_ahead(items, known, note, segmenter.together, segmenter.behind):
         together += [] if reading is None else [reading]
         if reading is None or len(together) >= segmenter.together:
             begun += begin_images(together, segmenter)
@@ -108,18 +108,19 @@ class Reading:
 
 
 def read_ahead(
-    items: Iterable[ImageItem], known: Known, note: Note | None = None, together: int = 1
+    items: Iterable[ImageItem], known: Known, note: Note | None = None, together: int = 1, behind: int = 0
 ) -> Iterator[Reading | None]:
     """Read and decode in threads, a few images ahead of whoever takes them, in order; None at the end.
 
     As many as there are threads are in work, and `together` wait, of so many bytes at the most. `note` is told which
-    images are in work, for whoever comes after should this process die of one of them.
+    images are in work (being read, waiting, `together` begun, `behind` to be finished), for whoever comes after should
+    this process die of one of them.
     """
     known.like("")  # makes the index, before there are threads
     waiting, left = deque[tuple[str, Future[Reading]]](), iter(items)
     reader = ThreadPoolExecutor(_READERS, thread_name_prefix="ovlabel read")
     try:
-        taken = deque[str](maxlen=together)
+        taken = deque[str](maxlen=together + behind)
         while True:
             ready = [future.result().pixels for _, future in waiting if future.done() and not future.exception()]
             held = sum(pixels.nbytes for pixels in ready if pixels is not None)

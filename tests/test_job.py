@@ -21,6 +21,7 @@ from ovlabel import store as store_room
 from ovlabel.config import Config, load_config
 from ovlabel.errors import BusyError, ConfigError, RunError, StoreError
 from ovlabel.job import Job, annotate, default_store, prepare
+from ovlabel.pipeline import Records, annotate_items
 from ovlabel.record import Record
 from ovlabel.store import open_store
 from ovlabel.types import Annotation, ChunkReport, TextBank, UInt8Image
@@ -650,6 +651,24 @@ def test_images_are_begun_while_others_are_waited_for(fake: Fake, tmp_path: Path
         *("finish 3", "finish 4"),
     ]
     assert [report.done for report in reports] == [("0.png", "1.png", "2.png"), ("3.png",)]
+
+
+@pytest.mark.parametrize(("together", "behind"), [(1, 0), (1, 2), (3, 0), (3, 2)])
+def test_what_is_in_work_is_noted_until_it_is_finished(fake: Fake, tmp_path: Path, together: int, behind: int) -> None:
+    """Also what waits behind the segmenter: should the process die, it is among the suspects."""
+    for number in range(12):
+        draw(tmp_path / "images" / f"{number:02}.png", number)
+    fake.together, fake.behind = together, behind
+    noted, whole = list[set[str]](), fake.annotation
+
+    def annotation(image: UInt8Image) -> Annotation:
+        number = int(fake.order[-1].removeprefix("finish ")) - 1
+        assert f"{number:02}.png" in noted[-1]
+        return whole(image)
+
+    fake.annotation = annotation  # type: ignore[method-assign]
+    items = prepare(tmp_path / "images", CONFIG, tmp_path / "s.zarr").pending
+    assert len(list(annotate_items(items, Records(), fake, noted.append))) == 12
 
 
 def test_running_out_of_memory_behind_is_recorded_too(fake: Fake, tmp_path: Path) -> None:
