@@ -42,6 +42,7 @@ class Measured:
         floor: seconds an image of open_clip's own forward over the same windows in the same batches.
         ratios: run / floor of every round, sorted.
         peak: bytes of memory of this process, at its highest; on the GPU, of its tensors. stored: bytes an image.
+        agreement: share of the pixels whose label is that of `reference`, 0 … 1; None without one.
     """
 
     images: int
@@ -52,15 +53,22 @@ class Measured:
     ratios: tuple[float, ...]
     peak: int
     stored: float
+    agreement: float | None
 
 
 def measure(
-    folder: Path, segmenter: Segmenter, count: int = 8, rounds: int = 3, chunk_size: int = 64
+    folder: Path,
+    segmenter: Segmenter,
+    count: int = 8,
+    rounds: int = 3,
+    chunk_size: int = 64,
+    reference: Callable[[], Segmenter] | None = None,
 ) -> tuple[Measured, int]:
     """Measure a segmenter on images spread over a folder; also how many images the folder has.
 
     Args:
         count: images. rounds: each runs the images, then the bare encoder over their windows.
+        reference: builds another segmenter, to see how many labels differ from it; called when all else is measured.
 
     Raises:
         ConfigError: no image that can be read.
@@ -93,7 +101,13 @@ def measure(
         ratios=tuple(sorted(run / floor for run, floor in told)),
         peak=torch.cuda.max_memory_allocated() if segmenter.clip.device.type == "cuda" else peak,
         stored=stored,
+        agreement=_agreement(segmenter, reference(), images) if reference else None,
     ), len(items)
+
+
+def _agreement(segmenter: Segmenter, reference: Segmenter, images: Sequence[UInt8Image]) -> float:
+    same = [(segmenter.annotation(i).labels == reference.annotation(i).labels).ravel() for i in images]
+    return float(np.concatenate(same).mean())
 
 
 def _windows(segmenter: Segmenter, image: UInt8Image) -> Tensor:

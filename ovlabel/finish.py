@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ovlabel.config import LabelsConfig
-from ovlabel.ops import bands, enlarge, lift_rows
+from ovlabel.ops import bands, between, lift_rows, rows_under
 from ovlabel.types import LabelMap, TextBank, below_threshold, label_dtype
 
 _BAND_VALUES = 2**26  # float32 values lifted to image size at a time (256 MiB)
@@ -94,22 +94,54 @@ def label_map(labels: Tensor, classes: int) -> LabelMap:
     return values.astype(np.uint8) if label_dtype(classes) is np.uint8 else values.astype(np.uint16)
 
 
-def kept_maps(
-    probabilities: Tensor | None, working: tuple[int, int], keep: str
-) -> tuple[LabelMap | None, npt.NDArray[np.uint8] | None]:
-    """What `store.probabilities` keeps of c h w, at working size: class indices k h w or None, 255 × probabilities."""
-    if keep == "none" or probabilities is None:
-        return None, None
-    maps = enlarge(probabilities[None], working)[0]
-    if keep == "full":
-        return None, quantised(maps)
-    values, classes = maps.topk(min(int(keep.removeprefix("top")), len(maps)), dim=0)
-    return label_map(classes, len(maps)), quantised(values)
+class Kept:
+    """What `store.probabilities` keeps of maps c h w that come band by band, at working size.
+
+    Args:
+        keep: "full" or "topK". shape: c h w of the maps. working: the size to keep them at. device: theirs.
+    """
+
+    def __init__(self, keep: str, shape: tuple[int, int, int], working: tuple[int, int], device: torch.device) -> None:
+        self._shape, self._working, self._whole = shape, working, keep == "full"
+        self._rows = rows_under(shape[1], working[0])
+        count = shape[0] if self._whole else min(int(keep.removeprefix("top")), shape[0])
+        self._values = torch.empty(count, *working, dtype=torch.uint8, device=device)
+        self._classes = torch.empty(0 if self._whole else count, *working, dtype=torch.int64, device=device)
+        self._done = 0
+        self._last: Tensor | None = None
+
+    def put(self, top: int, band: Tensor) -> None:
+        """Rows top, top + 1 … of the maps, which follow those before them."""
+        bottom = top + band.shape[1]
+        if self._last is not None:
+            top, band = top - 1, torch.cat((self._last, band), 1)
+        self._last = band[:, -1:].clone()
+        done, self._done = self._done, int(torch.searchsorted(self._rows[1], bottom))
+        if done == self._done:
+            return
+        low, high, share = (rows[done : self._done].to(band.device) for rows in self._rows)
+        maps = between(band, low - top, high - top, share, self._working[1])
+        if self._whole:
+            self._values[:, done : self._done] = _bytes(maps)
+            return
+        for place in range(len(self._values)):
+            best = maps.max(0)
+            self._values[place, done : self._done] = _bytes(best.values)
+            self._classes[place, done : self._done] = best.indices
+            maps.scatter_(0, best.indices[None], -1)
+
+    def maps(self) -> tuple[LabelMap | None, npt.NDArray[np.uint8]]:
+        """Class indices k h w, or None where all classes are kept; 255 × probabilities k h w."""
+        values: npt.NDArray[np.uint8] = self._values.cpu().numpy()
+        return None if self._whole else label_map(self._classes, self._shape[0]), values
 
 
 def quantised(probabilities: Tensor) -> npt.NDArray[np.uint8]:
     """0 … 1 → 0 … 255, rounded."""
     rows = bands(len(probabilities), probabilities[:1].numel(), _BAND_VALUES)
-    made = [(probabilities[top:bottom].clamp(0, 1) * 255).round_().byte() for top, bottom in rows]
-    values: npt.NDArray[np.uint8] = torch.cat(made).cpu().numpy()
+    values: npt.NDArray[np.uint8] = torch.cat([_bytes(probabilities[a:b]) for a, b in rows]).cpu().numpy()
     return values
+
+
+def _bytes(probabilities: Tensor) -> Tensor:
+    return (probabilities.clamp(0, 1) * 255).round_().byte()

@@ -29,14 +29,23 @@ def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 def lift_rows(maps: Tensor, chosen: Tensor, size: tuple[int, int], top: int, bottom: int) -> Tensor:
     """Rows top … bottom−1 of `enlarge(maps[chosen], size)`, without copying the rest: c h w → k (bottom−top) W."""
-    height = maps.shape[-2]
-    rows = torch.arange(top, bottom, device=maps.device, dtype=torch.float32)
-    source = ((rows + 0.5) * (height / size[0]) - 0.5).clamp_min(0)
+    low, high, share = (rows[top:bottom].to(maps.device) for rows in rows_under(maps.shape[-2], size[0]))
+    return between(maps, low, high, share, size[1], chosen[:, None])
+
+
+def rows_under(height: int, enlarged: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For every row of `enlarged`, the two of `height` that it lies between, and the second's share."""
+    source = ((torch.arange(enlarged, dtype=torch.float32) + 0.5) * (height / enlarged) - 0.5).clamp_min(0)
     low = source.floor().long().clamp_max(height - 1)
-    high = (low + 1).clamp_max(height - 1)
-    share = (source - low).to(maps.dtype)[:, None]
-    band = maps[chosen[:, None], low] * (1 - share) + maps[chosen[:, None], high] * share
-    return enlarge(band[None], (bottom - top, size[1]))[0]
+    return low, (low + 1).clamp_max(height - 1), source - low
+
+
+def between(
+    maps: Tensor, low: Tensor, high: Tensor, share: Tensor, width: int, chosen: Tensor | slice = slice(None)
+) -> Tensor:
+    """Rows between two rows of chosen maps each, enlarged to a width: c h w → k n W."""
+    share = share.to(maps.dtype)[:, None]
+    return enlarge((maps[chosen, low] * (1 - share) + maps[chosen, high] * share)[None], (len(low), width))[0]
 
 
 def bands(rows: int, values: int, most: int) -> Iterator[tuple[int, int]]:

@@ -17,6 +17,7 @@ from functools import partial
 from typing import NoReturn, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,13 +25,14 @@ from torch import Tensor
 from ovlabel.clip import Clip, Trace
 from ovlabel.config import Config
 from ovlabel.errors import ConfigError, StackError, out_of_memory
-from ovlabel.finish import decide, drop_small, finish_size, kept_maps, label_map, probabilities_of, quantised
+from ovlabel.finish import Kept, decide, drop_small, finish_size, label_map, probabilities_of, quantised
 from ovlabel.ops import bands, normalise, resize, scaled_scores
 from ovlabel.stack import Stack, levels_of, name_of
 from ovlabel.types import (
     Annotation,
     Box,
     ImageContext,
+    LabelMap,
     Prediction,
     TextBank,
     UInt8Image,
@@ -84,11 +86,15 @@ class _Untraced:
 
 @dataclass(frozen=True, eq=False)
 class _Shares:
-    """Probabilities c h w, where somebody wants them, and their (h, w); labels and confidence, if decided already."""
+    """Probabilities c h w, where somebody wants them, and their (h, w); labels and confidence, if decided already.
+
+    `kept`: what the store keeps of probabilities that are not there any more.
+    """
 
     probabilities: Tensor | None
     finish: tuple[int, int]
     decided: tuple[Tensor, Tensor] | None = None
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +105,10 @@ class _Prepared:
     finish: tuple[int, int]
     size: tuple[int, int]
     context: ImageContext
+
+    @property
+    def working_size(self) -> tuple[int, int]:
+        return self.context.pixels.shape[-2], self.context.pixels.shape[-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +174,7 @@ class Segmenter:
         with torch.inference_mode():
             prepared = self._prepared(resized, size, image)
             (sheets,) = self._seen([prepared.pyramid])
-            shares = self._shares(prepared, sheets, keep=True)
+            shares = self._shares(prepared, sheets, whole=True)
             return self._prediction(self._decided(self._edited(shares, prepared.context)(), prepared))
 
     def annotation(self, image: UInt8Image) -> Annotation:
@@ -194,12 +204,11 @@ class Segmenter:
         return self._fitted(lambda: self._begun(images))
 
     def _begun(self, images: Sequence[UInt8Image]) -> list[Callable[[], Annotation]]:
-        keep = self.config.store.probabilities != "none"
         with torch.inference_mode():
             every = [self._prepared(*self.resized(image), image) for image in images]
             begun: list[Callable[[], Annotation]] = []
             for prepared, sheets in zip(every, self._seen([prepared.pyramid for prepared in every]), strict=True):
-                answer = self._edited(self._shares(prepared, sheets, keep=keep), prepared.context)
+                answer = self._edited(self._shares(prepared, sheets), prepared.context)
                 begun.append(partial(self._finished, answer, prepared))
             return begun
 
@@ -235,7 +244,7 @@ class Segmenter:
 
     def _annotation(self, decision: _Decision) -> Annotation:
         working = decision.working_size
-        classes, probabilities = kept_maps(decision.shares.probabilities, working, self.config.store.probabilities)
+        classes, probabilities = self._kept(decision.shares, working)
         labels = label_map(decision.labels, len(self.bank.classes))
         wanted = finish_size(self.config.labels, labels.shape, working, capped=False)
         return Annotation(
@@ -268,30 +277,52 @@ class Segmenter:
         context = ImageContext(whole, pixels, self.bank, self.text, self.config.text.logit_scale)
         return _Prepared(pyramid, finish_size(self.config.labels, size, working), size, context)
 
-    def _shares(self, prepared: _Prepared, sheets: Iterator[Sheet], *, keep: bool) -> _Shares:
-        """Not yet edited at `probabilities`. `keep`: the maps are wanted, whatever is decided along the way."""
-        finish, context = prepared.finish, prepared.context
+    def _shares(self, prepared: _Prepared, sheets: Iterator[Sheet], *, whole: bool = False) -> _Shares:
+        """Not yet edited at `probabilities`. `whole`: the maps are wanted, whatever is decided along the way."""
         if self.config.tiling.combine == "mean" and not self.stack.acts_at("logits"):
-            return self._by_bands(sheets, finish, decide_here=finish == prepared.size, keep=keep)
-        logits = self.stack.edit("logits", self._combined(sheets, finish), context)
-        return _Shares(probabilities_of(logits, self.bank, context.logit_scale), finish)
+            return self._by_bands(sheets, prepared, whole=whole)
+        logits = self.stack.edit("logits", self._combined(sheets, prepared.finish), prepared.context)
+        return _Shares(probabilities_of(logits, self.bank, prepared.context.logit_scale), prepared.finish)
 
-    def _by_bands(self, looks: Iterator[Sheet], finish: tuple[int, int], *, decide_here: bool, keep: bool) -> _Shares:
-        """From cosines to probabilities, and where that is all, to labels, in bands of rows that stay in the cache."""
-        settings = self.config.labels
-        decide_here = decide_here and not settings.area_threshold and not self.stack.acts_at("probabilities")
-        shares = self.text.new_empty(len(self.bank.classes), *finish) if keep or not decide_here else None
+    def _by_bands(self, looks: Iterator[Sheet], prepared: _Prepared, *, whole: bool) -> _Shares:
+        """From cosines to probabilities, in bands of rows that stay in the cache.
+
+        Where that is all, to labels and to what is kept, too, and no map of probabilities is ever made.
+        """
+        settings, finish = self.config.labels, prepared.finish
+        decide_here = finish == prepared.size and not settings.area_threshold
+        decide_here = decide_here and not self.stack.acts_at("probabilities")
+        shares = self.text.new_empty(len(self.bank.classes), *finish) if whole or not decide_here else None
+        kept = self._keeping(finish, prepared.working_size) if decide_here and not whole else None
         labels, confidence = self.class_of.new_empty(finish), self.text.new_empty(finish)
         for top, bottom, logits in self._rows(looks, finish):
             band = probabilities_of(logits, self.bank, self.config.text.logit_scale)
             if shares is not None:
                 shares[:, top:bottom] = band
+            if kept is not None:
+                kept.put(top, band)
             if decide_here:
                 size = (bottom - top, finish[1])
                 labels[top:bottom], confidence[top:bottom] = decide(
                     band, size, self.bank, settings.probability_threshold
                 )
-        return _Shares(shares, finish, (labels, confidence) if decide_here else None)
+        return _Shares(shares, finish, (labels, confidence) if decide_here else None, kept)
+
+    def _keeping(self, finish: tuple[int, int], working: tuple[int, int]) -> Kept | None:
+        keep = self.config.store.probabilities
+        shape = (len(self.bank.classes), *finish)
+        return None if keep == "none" else Kept(keep, shape, working, self.text.device)
+
+    def _kept(self, shares: _Shares, working: tuple[int, int]) -> tuple[LabelMap | None, npt.NDArray[np.uint8] | None]:
+        """Class indices and bytes for the store."""
+        kept = shares.kept or self._keeping(shares.finish, working)
+        if kept is None:
+            return None, None
+        if shares.kept is None:
+            maps = _there(shares.probabilities)
+            for top, bottom in bands(shares.finish[0], maps[:, 0].numel(), self._band_values):
+                kept.put(top, maps[:, top:bottom])
+        return kept.maps()
 
     @property
     def _band_values(self) -> int:
@@ -307,8 +338,7 @@ class Segmenter:
             labels, confidence = decide(probabilities, prepared.size, self.bank, settings.probability_threshold)
             shares = replace(shares, probabilities=probabilities)
         labels = self.stack.edit("labels", labels, prepared.context)
-        working = (prepared.context.pixels.shape[-2], prepared.context.pixels.shape[-1])
-        return _Decision(labels, confidence, shares, working)
+        return _Decision(labels, confidence, shares, prepared.working_size)
 
     def _prediction(self, decision: _Decision) -> Prediction:
         return Prediction(

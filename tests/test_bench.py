@@ -49,6 +49,23 @@ def test_it_is_printed_for_people(photographs: Path, options: list[str], capsys:
     ]
 
 
+def test_another_precision_says_how_many_labels_are_those_of_fp32(
+    photographs: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shares = {}
+    for precision in ("fp32", "fp64", "bf16"):
+        given = ["--set", f"encoder.precision={precision}", "--images", "3", "--rounds", "1", "--json", *options]
+        assert main(["bench", str(photographs), *given]) == 0
+        shares[precision] = json.loads(capsys.readouterr().out)["agreement"]
+    assert shares["fp32"] is None
+    assert shares["fp64"] > 0.999
+    assert 0.5 < shares["bf16"] < shares["fp64"]
+    given = ["--set", "encoder.precision=bf16", "--images", "3", "--rounds", "1", *options]
+    assert main(["bench", str(photographs), *given]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("labels")]
+    assert line.split()[1:] == [f"{shares['bf16']:.2%}", "as", "in", "fp32"]
+
+
 def test_a_folder_without_images_is_refused(tmp_path: Path, options: list[str]) -> None:
     assert main(["bench", str(tmp_path), *options]) == 2
 

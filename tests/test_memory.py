@@ -76,3 +76,21 @@ def test_other_errors_are_defects(segmenter: Segmenter, monkeypatch: pytest.Monk
     with pytest.raises(RuntimeError, match="shapes"):
         segmenter.begin(np.zeros((64, 160, 3), np.uint8))
     assert len(tried) == 1
+
+
+@pytest.mark.parametrize(("precision", "size"), [("fp32", 4), ("bf16", 2)])
+def test_a_batch_on_a_cpu_is_as_large_as_the_bytes_of_its_feed_forward_allow(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch, precision: str, size: int
+) -> None:
+    config = load_config("plain", {**tiny, "text.vocabulary": "classes:cat, dog", "encoder.precision": precision})
+    clip = build(config).clip
+    made: list[torch.Tensor] = []
+    block = clip._block(1)
+    hook = block.mlp.c_fc.register_forward_hook(lambda *given: made.append(given[2]))
+    side = clip.patch * clip._visual.grid_size[0]
+    clip.trace(torch.zeros(1, 3, side, side))
+    hook.remove()
+    assert made[0].nbytes == made[0].numel() * size
+    for limit, wanted in ((5 * made[0].nbytes + 1, 5), (made[0].nbytes - 1, 1), (2**40, 16)):
+        monkeypatch.setattr("ovlabel.clip._ACTIVATION", limit)
+        assert clip.room() == wanted

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from ovlabel import Segmenter, TextBank, build, load_config
 from ovlabel.errors import ConfigError, StackError
+from ovlabel.finish import Kept
+from ovlabel.ops import enlarge
 from ovlabel.stack import Stack
 from ovlabel.stages.csa import Csa
 from ovlabel.stages.kk import Kk
@@ -294,6 +296,21 @@ def test_the_kept_maps_are_the_most_probable_classes_in_order(tiny: dict[str, An
         assert np.array_equal(annotation.probabilities, np.rint(values * 255))
         assert keep == "full" or np.array_equal(annotation.classes, order)
     assert made(tiny, store__probabilities="none").annotation(IMAGE).probabilities is None
+
+
+@pytest.mark.parametrize("step", [1, 3, 20])
+@pytest.mark.parametrize("working", [(16, 23), (20, 30), (41, 60), (1, 1)])
+def test_the_kept_maps_are_found_band_by_band(step: int, working: tuple[int, int]) -> None:
+    probabilities = torch.rand(6, 20, 30, generator=torch.Generator().manual_seed(0))
+    lifted = enlarge(probabilities[None], working)[0]
+    for keep, wanted in (("top4", lifted.topk(4, dim=0).values), ("full", lifted)):
+        kept = Kept(keep, (6, 20, 30), working, torch.device("cpu"))
+        for top in range(0, 20, step):
+            kept.put(top, probabilities[:, top : top + step])
+        classes, values = kept.maps()
+        assert np.abs(values - wanted.numpy() * 255).max() <= 0.5001
+        assert (classes is None) == (keep == "full")
+        assert classes is None or np.array_equal(classes, lifted.topk(4, dim=0).indices)
 
 
 def test_a_bank_of_another_width_is_refused(tiny: dict[str, Any]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +47,9 @@ def bench(
     vocabulary = vocab if classes is None else INLINE + classes
     config = config_of(preset, settings, vocabulary, None, model, weights, device)
     segmenter = build(config, offline=offline)
-    found, total = measure(folder, segmenter, images, rounds)
+    exact = replace(config, encoder=replace(config.encoder, precision="fp32"))
+    reference = None if segmenter.clip.precision == "fp32" else partial(build, exact, offline=offline)
+    found, total = measure(folder, segmenter, images, rounds, reference=reference)
     if as_json:
         print(json.dumps({**asdict(found), "folder": total}))
         return
@@ -58,6 +61,8 @@ def bench(
     ratios = f"{found.ratios[0]:.2f} to {found.ratios[-1]:.2f} in {rounds} rounds"
     print(f"run      {found.run:8.3f} s an image, {1 / found.run:.2f} images/s (reads ahead, writes beside it)")
     print(f"floor    {found.floor:8.3f} s an image; the run takes {found.run / found.floor:.2f} times that ({ratios})")
+    if found.agreement is not None:
+        print(f"labels   {found.agreement:8.2%} as in fp32")
     print(f"memory   {found.peak / 2**30:8.2f} GiB at the highest")
     print(f"store    {found.stored / 2**20:8.3f} MiB an image")
     print(f"folder   {total:8d} images: {duration(total * found.run)}, {total * found.stored / 2**30:.2f} GiB")
