@@ -11,7 +11,7 @@ from ovlabel.config import LabelsConfig
 from ovlabel.ops import bands, between, lift_rows, rows_under
 from ovlabel.types import LabelMap, TextBank, below_threshold, label_dtype
 
-_BAND_VALUES = 2**26  # float32 values lifted to image size at a time (256 MiB)
+_BAND_VALUES, _GPU_BAND_VALUES = 2**20, 2**26  # float32 values lifted to image size at a time: a cache, a GPU
 
 
 def finish_size(
@@ -72,11 +72,15 @@ def decide(probabilities: Tensor, size: tuple[int, int], bank: TextBank, thresho
         return _give_up(labels, confidence, bank, threshold), confidence
     winners = torch.unique(probabilities.argmax(0))
     labels, confidence = winners.new_empty(size), probabilities.new_empty(size)
-    for top, bottom in bands(size[0], len(winners) * size[1], _BAND_VALUES):
+    for top, bottom in bands(size[0], len(winners) * size[1], _most(probabilities)):
         best = lift_rows(probabilities, winners, size, top, bottom).max(0)
         confidence[top:bottom] = best.values
         labels[top:bottom] = _give_up(winners[best.indices], best.values, bank, threshold)
     return labels, confidence
+
+
+def _most(maps: Tensor) -> int:
+    return _BAND_VALUES if maps.device.type == "cpu" else _GPU_BAND_VALUES
 
 
 def _give_up(labels: Tensor, confidence: Tensor, bank: TextBank, threshold: float) -> Tensor:
@@ -138,7 +142,7 @@ class Kept:
 
 def quantised(probabilities: Tensor) -> npt.NDArray[np.uint8]:
     """0 … 1 → 0 … 255, rounded."""
-    rows = bands(len(probabilities), probabilities[:1].numel(), _BAND_VALUES)
+    rows = bands(len(probabilities), probabilities[:1].numel(), _most(probabilities))
     values: npt.NDArray[np.uint8] = torch.cat([_bytes(probabilities[a:b]) for a, b in rows]).cpu().numpy()
     return values
 

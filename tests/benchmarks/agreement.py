@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 import ovlabel
+from ovlabel.config import setting
 from ovlabel.images import decode, list_images, read_file
 
 
@@ -36,7 +37,7 @@ def main() -> None:
     given = parser.parse_args()
     keys = {"text.vocabulary": given.vocab, "encoder.weights": given.weights, "text.templates": given.templates}
     keys |= {"encoder.model": given.model} if given.model else {}
-    keys |= dict(pair.split("=", 1) for pair in given.set)
+    keys |= dict(setting(pair) for pair in given.set)
     config = ovlabel.load_config(given.preset, keys)
     half = replace(config, encoder=replace(config.encoder, precision="bf16"))
     ways = {"fp32": ovlabel.build(config), "literal": ovlabel.build(config), "bf16": ovlabel.build(half)}
