@@ -79,7 +79,7 @@ def measure(
     if not read:
         raise ConfigError(f"{folder} holds no image that can be read")
     chosen, images = list(read), list(read.values())
-    windows = [_windows(segmenter, image) for image in images]
+    windows = [window for image in images for window in _windows(segmenter, image)]
     segmenter.annotation(images[0])
     _floor(segmenter, windows[:1])
     told: list[tuple[float, float]] = []
@@ -110,11 +110,15 @@ def _agreement(segmenter: Segmenter, reference: Segmenter, images: Sequence[UInt
     return float(np.concatenate(same).mean())
 
 
-def _windows(segmenter: Segmenter, image: UInt8Image) -> Tensor:
-    """All windows of an image at its first scale, b 3 h w."""
+def _windows(segmenter: Segmenter, image: UInt8Image) -> list[Tensor]:
+    """All windows of an image, b 3 h w for every scale and view; a view's windows stand for it as they are."""
     tiling = segmenter.config.tiling
-    pixels = segmenter.pixels(segmenter.resized(image)[0])
-    return cut(pixels, tile((pixels.shape[1], pixels.shape[2]), tiling.window, tiling.stride))
+    scales = segmenter.pyramid(segmenter.pixels(segmenter.resized(image)[0]), image)
+    return [
+        cut(pixels, tile((pixels.shape[1], pixels.shape[2]), tiling.window, tiling.stride))
+        for pixels in scales
+        for _ in tiling.views
+    ]
 
 
 def _floor(segmenter: Segmenter, windows: Sequence[Tensor]) -> None:

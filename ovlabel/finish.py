@@ -107,7 +107,7 @@ class Kept:
 
     def __init__(self, keep: str, shape: tuple[int, int, int], working: tuple[int, int], device: torch.device) -> None:
         self._shape, self._working, self._whole = shape, working, keep == "full"
-        self._rows = rows_under(shape[1], working[0])
+        self._rows = rows_under(shape[1], working[0], 0, working[0])
         count = shape[0] if self._whole else min(int(keep.removeprefix("top")), shape[0])
         self._values = torch.empty(count, *working, dtype=torch.uint8, device=device)
         self._classes = torch.empty(0 if self._whole else count, *working, dtype=torch.int64, device=device)

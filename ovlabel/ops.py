@@ -29,13 +29,13 @@ def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 def lift_rows(maps: Tensor, chosen: Tensor, size: tuple[int, int], top: int, bottom: int) -> Tensor:
     """Rows top … bottom−1 of `enlarge(maps[chosen], size)`, without copying the rest: c h w → k (bottom−top) W."""
-    low, high, share = (rows[top:bottom].to(maps.device) for rows in rows_under(maps.shape[-2], size[0]))
+    low, high, share = (rows.to(maps.device) for rows in rows_under(maps.shape[-2], size[0], top, bottom))
     return between(maps, low, high, share, size[1], chosen[:, None])
 
 
-def rows_under(height: int, enlarged: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For every row of `enlarged`, the two of `height` that it lies between, and the second's share."""
-    source = ((torch.arange(enlarged, dtype=torch.float32) + 0.5) * (height / enlarged) - 0.5).clamp_min(0)
+def rows_under(height: int, enlarged: int, top: int, bottom: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For row top … bottom−1 of `enlarged`, the two of `height` that it lies between, and the second's share."""
+    source = ((torch.arange(top, bottom, dtype=torch.float32) + 0.5) * (height / enlarged) - 0.5).clamp_min(0)
     low = source.floor().long().clamp_max(height - 1)
     return low, (low + 1).clamp_max(height - 1), source - low
 

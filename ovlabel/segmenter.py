@@ -269,13 +269,18 @@ class Segmenter:
         source = resized if image is None else image
         working = (resized.shape[0], resized.shape[1])
         pixels = self.pixels(resized)
-        pyramid = [
-            pixels if scale == 1 else self.pixels(resize(source, self._scaled(working, scale)))
-            for scale in self.config.tiling.scales
-        ]
+        pyramid = self.pyramid(pixels, source)
         whole = resize(source, size) if self.stack.acts_at("logits", "probabilities", "labels") else source
         context = ImageContext(whole, pixels, self.bank, self.text, self.config.text.logit_scale)
         return _Prepared(pyramid, finish_size(self.config.labels, size, working), size, context)
+
+    def pyramid(self, pixels: Tensor, source: UInt8Image) -> list[Tensor]:
+        """An image at each of `tiling.scales`, normalised 3 H W: `pixels` at scale 1, else resized from `source`."""
+        working = (pixels.shape[-2], pixels.shape[-1])
+        return [
+            pixels if scale == 1 else self.pixels(resize(source, self._scaled(working, scale)))
+            for scale in self.config.tiling.scales
+        ]
 
     def _shares(self, prepared: _Prepared, sheets: Iterator[Sheet], *, whole: bool = False) -> _Shares:
         """Not yet edited at `probabilities`. `whole`: the maps are wanted, whatever is decided along the way."""

@@ -40,6 +40,16 @@ def test_figures_hang_together_and_nothing_is_left(
     assert sorted(photographs.parent.rglob("*")) == before
 
 
+def test_the_floor_covers_every_scale_and_view(
+    photographs: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = []
+    for more in ([], ["--set", "tiling.scales=[1, 1]", "--set", 'tiling.views=["identity", "hflip", "vflip"]']):
+        assert main(["bench", str(photographs), "--images", "2", "--rounds", "1", "--json", *options, *more]) == 0
+        counts.append(json.loads(capsys.readouterr().out)["windows"])
+    assert counts[1] == 6 * counts[0]
+
+
 def test_it_is_printed_for_people(photographs: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", str(photographs), "--images", "2", "--rounds", "1", *options]) == 0
     lines = capsys.readouterr().out.splitlines()
