@@ -91,7 +91,6 @@ def measure(
             stored = sum(path.stat().st_size for path in store.rglob("*") if path.is_file()) / len(images)
             shutil.rmtree(store)
         parts = _parts(folder, chosen, segmenter, Path(where))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Measured(
         images=len(images),
         windows=sum(len(window) for window in windows),
@@ -99,10 +98,15 @@ def measure(
         run=median(run for run, _ in told),
         floor=median(floor for _, floor in told),
         ratios=tuple(sorted(run / floor for run, floor in told)),
-        peak=torch.cuda.max_memory_allocated() if segmenter.clip.device.type == "cuda" else peak,
+        peak=torch.cuda.max_memory_allocated() if segmenter.clip.device.type == "cuda" else peak_resident(),
         stored=stored,
         agreement=_agreement(segmenter, reference(), images) if reference else None,
     ), len(items)
+
+
+def peak_resident() -> int:
+    """Bytes of memory that this process held at its highest."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _agreement(segmenter: Segmenter, reference: Segmenter, images: Sequence[UInt8Image]) -> float:

@@ -177,7 +177,7 @@ class Clip:
         """How many windows of the native size to encode at once.
 
         On a CPU so many, 16 at the most, that the largest tensor, inside the feed-forward, has 10 MiB. Larger ones come
-        fresh from the system each time, page by page: 15 windows of ViT-B/16 at once are a seventh slower in fp32 than
+        fresh from the system each time, page by page: 15 windows of ViT-B/16 at once are an eighth slower in fp32 than
         four. On a GPU, what a third of its free memory holds: a window takes, in the run's dtype, its tokens in front
         of every block and some 12 more of their size for the feed-forward, and four attention maps of the last block
         in float32.

@@ -9,13 +9,13 @@ the formula allows on top of the model: 1 GiB + 6 bytes x classes x finish pixel
 from __future__ import annotations
 
 import argparse
-import resource
-import sys
 
 import numpy as np
 
 import ovlabel
+from ovlabel.bench import peak_resident
 from ovlabel.config import setting
+from ovlabel.finish import finish_size
 
 _SQUARE = 50
 
@@ -36,21 +36,15 @@ def main() -> None:
     segmenter = ovlabel.build(config)
     squares = np.random.default_rng(0).integers(0, 256, (-(-given.height // _SQUARE), -(-given.width // _SQUARE), 3))
     image = squares.astype(np.uint8).repeat(_SQUARE, 0).repeat(_SQUARE, 1)[: given.height, : given.width]
-    before = peak()
+    before = peak_resident() / 2**30
     made = segmenter.annotation(image)
-    area = given.height * given.width
-    where = made.working_size[0] * made.working_size[1] if config.labels.finish == "working" else area
-    finish = min(where, config.labels.max_finish_pixels)
-    most = 1 + (6 * len(segmenter.bank.classes) * finish + 20 * area) / 2**30
+    after = peak_resident() / 2**30
+    height, width = finish_size(config.labels, image.shape, made.working_size)
+    most = 1 + (6 * len(segmenter.bank.classes) * height * width + 20 * given.height * given.width) / 2**30
     print(
-        f"{given.preset}, {given.height} x {given.width}: {before:.2f} GiB with the model, {peak():.2f} at the highest"
+        f"{given.preset}, {given.height} x {given.width}: {before:.2f} GiB with the model, {after:.2f} at the highest"
     )
-    print(f"{peak() - before:.2f} GiB for the image; the formula allows {most:.2f}")
-
-
-def peak() -> float:
-    """GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30
+    print(f"{after - before:.2f} GiB for the image; the formula allows {most:.2f}")
 
 
 if __name__ == "__main__":
