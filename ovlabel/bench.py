@@ -58,22 +58,23 @@ class Measured:
 
 def measure(
     folder: Path,
+    items: Sequence[ImageItem],
     segmenter: Segmenter,
     count: int = 8,
     rounds: int = 3,
     chunk_size: int = 64,
     reference: Callable[[], Segmenter] | None = None,
-) -> tuple[Measured, int]:
-    """Measure a segmenter on images spread over a folder; also how many images the folder has.
+) -> Measured:
+    """Measure a segmenter on images spread over a folder.
 
     Args:
-        count: images. rounds: each runs the images, then the bare encoder over their windows.
+        items: the folder's images. count: so many are measured.
+        rounds: each runs the images, then the bare encoder over their windows.
         reference: builds another segmenter, to see how many labels differ from it; called when all else is measured.
 
     Raises:
         ConfigError: no image that can be read.
     """
-    items = prepare(folder, segmenter.config, folder / "none.zarr").items
     chosen = [items[round(i)] for i in np.linspace(0, len(items) - 1, min(count, len(items)))] if items else []
     read = {item: pixels for item in chosen if (pixels := read_image(item, Records()).pixels) is not None}
     if not read:
@@ -101,7 +102,7 @@ def measure(
         peak=torch.cuda.max_memory_allocated() if segmenter.clip.device.type == "cuda" else peak_resident(),
         stored=stored,
         agreement=_agreement(segmenter, reference(), images) if reference else None,
-    ), len(items)
+    )
 
 
 def peak_resident() -> int:

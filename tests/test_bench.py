@@ -80,6 +80,13 @@ def test_a_folder_without_images_is_refused(tmp_path: Path, options: list[str]) 
     assert main(["bench", str(tmp_path), *options]) == 2
 
 
+def test_a_wrong_folder_is_refused_before_weights_are_looked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", str(tmp_path / "nowhere"), "--weights", str(tmp_path / "none.pt")]) == 2
+    assert "no folder" in capsys.readouterr().err
+
+
 def test_auto_is_what_the_device_computes_in_and_the_run_remembers_it(
     tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,13 +43,15 @@ def bench(
 
     from ovlabel.bench import measure
     from ovlabel.builder import build
+    from ovlabel.job import prepare
 
     vocabulary = vocab if classes is None else INLINE + classes
     config = config_of(preset, settings, vocabulary, None, model, weights, device)
+    items = prepare(folder, config, folder / "none.zarr").items
     segmenter = build(config, offline=offline)
     exact = replace(config, encoder=replace(config.encoder, precision="fp32"))
     reference = None if segmenter.clip.precision == "fp32" else partial(build, exact, offline=offline)
-    found, total = measure(folder, segmenter, images, rounds, reference=reference)
+    found, total = measure(folder, items, segmenter, images, rounds, reference=reference), len(items)
     if as_json:
         print(json.dumps({**asdict(found), "folder": total}))
         return
