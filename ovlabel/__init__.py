@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ovlabel.builder import build
-    from ovlabel.config import Config, load_config
     from ovlabel.errors import OvlabelError
-    from ovlabel.job import annotate
-    from ovlabel.segmenter import Segmenter
-    from ovlabel.store import Store, open_store
+    from ovlabel.run.job import annotate
+    from ovlabel.settings.keys import Config
+    from ovlabel.settings.reading import load_config
+    from ovlabel.spine.build import build
+    from ovlabel.spine.segmenter import Segmenter
+    from ovlabel.store.read import Store, open_store
     from ovlabel.types import ChunkReport, Prediction, TextBank
 
 __version__ = "0.1.0"
@@ -34,16 +35,16 @@ __all__ = [
 
 _HOMES = {
     "ChunkReport": "types",
-    "Config": "config",
+    "Config": "settings.keys",
     "OvlabelError": "errors",
     "Prediction": "types",
-    "Segmenter": "segmenter",
-    "Store": "store",
+    "Segmenter": "spine.segmenter",
+    "Store": "store.read",
     "TextBank": "types",
-    "annotate": "job",
-    "build": "builder",
-    "load_config": "config",
-    "open_store": "store",
+    "annotate": "run.job",
+    "build": "spine.build",
+    "load_config": "settings.reading",
+    "open_store": "store.read",
 }
 
 

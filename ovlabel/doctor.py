@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from ovlabel import __version__
-from ovlabel.cache import cache_dir
-from ovlabel.config import EncoderConfig
 from ovlabel.errors import ConfigError, OvlabelError, WeightsError
+from ovlabel.files import cache_dir
+from ovlabel.settings.keys import EncoderConfig
 
 _LEAST_FREE = 2**30
 _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
@@ -110,7 +110,7 @@ def examine(path: Path | None = None, model: str | None = None, weights: str | N
         look("cpu", _cpu)
         look("cuda", partial(_cuda, report))
         look("mps", lambda: "there" if import_module("torch").backends.mps.is_available() else "none")
-        look("auto", lambda: str(import_module("ovlabel.clip").pick_device("auto")))
+        look("auto", lambda: str(import_module("ovlabel.model.clip").pick_device("auto")))
         look, missing = partial(report.look, "weights"), list[str]()
         look("default weights", partial(_weights, report, EncoderConfig(), missing))
         if model or weights:
@@ -195,7 +195,7 @@ def _cuda_device(torch: Any, index: int) -> str:
 
 def _weights(report: Report, encoder: EncoderConfig, missing: list[str], *, named: bool = False) -> str:
     """Where the weights of an encoder are, or would come from (`missing` then names them)."""
-    from ovlabel.clip import find_weights
+    from ovlabel.model.load import find_weights
 
     what = encoder.model if encoder == EncoderConfig("demo") else f"{encoder.model}, {encoder.source[1]}"
     path, origin = find_weights(encoder)
@@ -228,7 +228,7 @@ def _hub(report: Report, needed: bool) -> str:
 
 def _path(report: Report, path: Path) -> str:
     """Looks at a store, or at a folder of photographs and at its store."""
-    from ovlabel.job import default_store
+    from ovlabel.run.job import default_store
 
     if not path.is_dir():
         raise ConfigError(f"{path} is no folder (looked from {Path.cwd()}); name a store or a folder of images in full")
@@ -244,7 +244,7 @@ def _path(report: Report, path: Path) -> str:
 
 
 def _photographs(report: Report, folder: Path) -> str:
-    from ovlabel.images import list_images
+    from ovlabel.run.listing import list_images
 
     left_out: list[str] = []
     items = list_images(folder, left_out)
@@ -259,7 +259,7 @@ def _photographs(report: Report, folder: Path) -> str:
 
 
 def _store(report: Report, path: Path) -> str:
-    from ovlabel.store import exists, open_store
+    from ovlabel.store.read import exists, open_store
 
     if not exists(path):
         return f"{path} (not made yet)"

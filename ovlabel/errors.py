@@ -15,6 +15,8 @@ OvlabelError
 from __future__ import annotations
 
 import difflib
+import math
+import reprlib
 from collections.abc import Iterable
 
 
@@ -80,3 +82,22 @@ def short(text: object) -> str:
     line = str(text)
     cut = line if len(line) <= 100 else f"{line[:99]}…"
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in cut)
+
+
+def ordinary(number: float) -> bool:
+    """Finite, and of 64 bits where it is an integer."""
+    return math.isfinite(number) if isinstance(number, float) else -(2**63) <= number < 2**63
+
+
+def shown(value: object) -> str:
+    """For messages: a value as it is written in Python, in one line of 100 letters at the most."""
+    if isinstance(value, int) and not ordinary(value):
+        return f"an integer of {value.bit_length()} bits"
+    return short(reprlib.repr(value))
+
+
+def printable(key: str) -> str:
+    """A key on one line of any terminal: control characters and undecodable bytes as escapes."""
+    if key.isprintable():
+        return key
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in key)

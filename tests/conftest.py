@@ -137,7 +137,7 @@ def photographs(tmp_path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def writing(store: Any) -> Iterator[None]:
     """Hold an open store as a job does."""
-    from ovlabel.lock import locked
+    from ovlabel.store.lock import locked
 
     with locked(store.path):
         store.clear_unfinished()

@@ -27,33 +27,33 @@ import numpy as np
 import zarr  # noqa: F401 (before the forks)
 from PIL import Image
 
-from ovlabel import job
 from ovlabel.cli import main
-from ovlabel.config import Config
-from ovlabel.store import open_store
+from ovlabel.run import job
+from ovlabel.settings.keys import Config
+from ovlabel.store.read import open_store
+from ovlabel.store.verify import verify
 from ovlabel.types import Annotation, TextBank, UInt8Image
-from ovlabel.verify import verify
 
 POINTS = (
-    "ovlabel.lock._say",
-    "ovlabel.lock.Lock.start",
-    "ovlabel.lock.Lock.note",
-    "ovlabel.lock.Lock.check",
-    "ovlabel.lock.Lock.release",
-    "ovlabel.job.create_store",
-    "ovlabel.store.Store.settle",
-    "ovlabel.store.Store.clear_unfinished",
-    "ovlabel.store.Store.commit",
-    "ovlabel.store.Store._hold",
-    "ovlabel.store.Store._adopt",
-    "ovlabel.store.write_arrays",
-    "ovlabel.store._put",
-    "ovlabel.store.Store._remember",
-    "ovlabel.store.pack",
-    "ovlabel.disk.sync_tree",
-    "ovlabel.disk.sync_folder",
-    "ovlabel.disk.put",
-    "ovlabel.disk._linked",
+    "ovlabel.store.lock._say",
+    "ovlabel.store.lock.Lock.start",
+    "ovlabel.store.lock.Lock.note",
+    "ovlabel.store.lock.Lock.check",
+    "ovlabel.store.lock.Lock.release",
+    "ovlabel.run.job.create_store",
+    "ovlabel.store.read.Store.settle",
+    "ovlabel.store.read.Store.clear_unfinished",
+    "ovlabel.store.read.Store.commit",
+    "ovlabel.store.read.Store._hold",
+    "ovlabel.store.read.Store._adopt",
+    "ovlabel.store.read.write_arrays",
+    "ovlabel.store.read._put",
+    "ovlabel.store.read.Store._remember",
+    "ovlabel.store.read.pack",
+    "ovlabel.files.sync_tree",
+    "ovlabel.files.sync_folder",
+    "ovlabel.files.put",
+    "ovlabel.files._linked",
     "os.fsync",
     "os.replace",
     "os.link",

@@ -370,7 +370,7 @@ def test_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store.mkdir()
     (store / "zarr.json").write_text("{}")
     opened = Opened(damaged={}, failed={"x": 1}, folder=tmp_path / "gone")
-    monkeypatch.setattr("ovlabel.store.open_store", lambda path: opened)
+    monkeypatch.setattr("ovlabel.store.read.open_store", lambda path: opened)
     code, out = run(store)
     assert code == 0
     assert f"path             {store} (a store)" in out
@@ -381,7 +381,7 @@ def test_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_damaged_record_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "zarr.json").write_text("{}")
     opened = Opened(damaged={"00000001-0123abcd": "why"}, failed={}, folder=tmp_path)
-    monkeypatch.setattr("ovlabel.store.open_store", lambda path: opened)
+    monkeypatch.setattr("ovlabel.store.read.open_store", lambda path: opened)
     code, out = run(tmp_path)
     assert code == 3
     assert "the record of chunk 00000001-0123abcd does not count (why)" in out
@@ -396,7 +396,7 @@ def test_the_store_of_a_folder_is_opened_too(photographs: Path, monkeypatch: pyt
     def damaged(path: Path) -> None:
         raise StoreError(f"{path}/zarr.json can't be read")
 
-    monkeypatch.setattr("ovlabel.store.open_store", damaged)
+    monkeypatch.setattr("ovlabel.store.read.open_store", damaged)
     report = doctor.examine(photographs)
     assert report.problems == [f"{store}/zarr.json can't be read"]
     assert report.sections["path"]["store"] == "can't be used"

@@ -76,8 +76,8 @@ def test_the_wheel_says_its_version_licence_and_command(installed: Path) -> None
 def test_the_installed_package_needs_no_checkout(installed: Path, tmp_path: Path) -> None:
     code = (
         "import ovlabel\n"
-        "from ovlabel.vocabulary import *\n"
-        "from ovlabel.config import load_config, preset_names, stage_names\n"
+        "from ovlabel.text.vocabulary import *\n"
+        "from ovlabel.settings.keys import load_config, preset_names, stage_names\n"
         "print(ovlabel.__file__)\n"
         "print(sum(len(load_vocabulary(name).classes) for name in vocabulary_names()))\n"
         "print(*(len(load_templates(name).by_kind['thing']) for name in template_names()))\n"
@@ -108,7 +108,7 @@ def test_a_preset_added_to_the_installed_package_is_found(installed: Path, tmp_p
     folder = tmp_path / "own"
     shutil.copytree(installed, folder)
     (folder / "ovlabel" / "presets" / "mine.toml").write_text('title = "mine"\nstages = ["qq"]\n')
-    code = "from ovlabel.config import load_config; print(load_config('mine').stages[0].use)"
+    code = "from ovlabel.settings.keys import load_config; print(load_config('mine').stages[0].use)"
     assert run("-c", code, path=folder, cwd=tmp_path).strip() == "qq"
 
 

@@ -21,29 +21,22 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ovlabel import clip as clips
-from ovlabel import text as texts
-from ovlabel.clip import load_clip
-from ovlabel.config import Config, EncoderConfig, load_config, read_toml, setting
-from ovlabel.describe import read_answers
 from ovlabel.errors import ConfigError, OvlabelError, TruthError, WeightsError
-from ovlabel.loftup import load as load_loftup
-from ovlabel.truth import TruthClass, open_truth
+from ovlabel.evaluation.truth import TruthClass, open_truth
+from ovlabel.files import read_toml
+from ovlabel.model import clip as clips
+from ovlabel.model.load import load_clip
+from ovlabel.model.pickles import read
+from ovlabel.model.weights import find
+from ovlabel.settings.keys import Config, EncoderConfig
+from ovlabel.settings.reading import load_config, setting
+from ovlabel.stages._loftup_network import load as load_loftup
+from ovlabel.text import bank as texts
+from ovlabel.text.describe import read_answers
+from ovlabel.text.prompts import MOST_PROMPTS, load_descriptions, make_queries
+from ovlabel.text.templates import Templates, load_templates, template_names
+from ovlabel.text.vocabulary import MOST_CLASSES, Vocabulary, VocabularyClass, load_vocabulary, vocabulary_names
 from ovlabel.types import below_threshold, not_annotated
-from ovlabel.vocabulary import (
-    MOST_CLASSES,
-    MOST_PROMPTS,
-    Templates,
-    Vocabulary,
-    VocabularyClass,
-    load_descriptions,
-    load_templates,
-    load_vocabulary,
-    make_queries,
-    template_names,
-    vocabulary_names,
-)
-from ovlabel.weights import find, read
 from tests.conftest import TINY_MODEL
 
 MIB = 2**20
@@ -285,7 +278,7 @@ def test_a_small_vocabulary_that_asks_for_millions_of_prompts_is_refused() -> No
 def test_very_many_descriptions_are_refused_where_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ovlabel.vocabulary.MOST_PROMPTS", 5000)
+    monkeypatch.setattr("ovlabel.text.prompts.MOST_PROMPTS", 5000)
     assert "5001 prompts" in refusal(tmp_path, "descriptions", "cat = [" + '"a",' * 5001 + "]\n")
 
 
@@ -369,7 +362,7 @@ def test_absurd_settings_are_refused_by_name(tmp_path: Path, key: str, values: l
         path = written(tmp_path / "p.toml", own + stack)
 
         def build(path: Path = path) -> None:
-            from ovlabel.stack import make_stage
+            from ovlabel.spine.stack import make_stage
 
             for stage in load_config(str(path)).stages:
                 make_stage(stage)
@@ -390,7 +383,7 @@ def test_a_number_too_long_to_print_is_refused(key: str, value: int) -> None:
 )
 @pytest.mark.parametrize("key", ["tiling.window", "neighbours.sigma", "tiling.scales"])
 def test_values_as_typed_are_held_to_the_same(key: str, typed: str) -> None:
-    from ovlabel.stack import make_stage
+    from ovlabel.spine.stack import make_stage
 
     refused(
         ConfigError, lambda: [make_stage(s) for s in load_config("naclip", dict([setting(f"{key}={typed}")])).stages]
@@ -1207,7 +1200,7 @@ def test_mutated_texts_are_read_or_refused(tmp_path: Path, reader: str) -> None:
         elif reader == "templates":
             make_queries(load_vocabulary("classes:cat"), load_templates(str(path)))
         elif reader == "preset":
-            from ovlabel.stack import make_stage
+            from ovlabel.spine.stack import make_stage
 
             config = load_config(str(path))
             assert Config.from_dict(config.to_dict()) == config

@@ -10,11 +10,11 @@ import typer
 
 from ovlabel.cli.annotate import config_of
 from ovlabel.errors import TruthError
-from ovlabel.images import list_images
-from ovlabel.metrics import mean, miou, miou_present
-from ovlabel.score import map_classes, match, read_map
-from ovlabel.truth import TruthClass, open_truth
-from ovlabel.vocabulary import load_vocabulary
+from ovlabel.evaluation.metrics import mean, miou, miou_present
+from ovlabel.evaluation.scores import map_classes, match, read_map
+from ovlabel.evaluation.truth import TruthClass, open_truth
+from ovlabel.run.listing import list_images
+from ovlabel.text.vocabulary import load_vocabulary
 
 
 def register(app: typer.Typer) -> None:
@@ -49,8 +49,8 @@ def ablate(
     for line in classes.lines():
         print(line, file=sys.stderr)
 
-    from ovlabel.ablation import ablate as run
-    from ovlabel.builder import build
+    from ovlabel.evaluation.ablation import ablate as run
+    from ovlabel.spine.build import build
 
     segmenter = build(config, offline=offline)
     done = 0

@@ -15,14 +15,14 @@ import typer.core
 
 from ovlabel.cli.codes import OK, SOME_FAILED
 from ovlabel.cli.voice import speak
-from ovlabel.cluster import Where
-from ovlabel.config import Config, load_config, setting
-from ovlabel.errors import ConfigError, unknown
-from ovlabel.images import printable
-from ovlabel.job import Job, prepare
-from ovlabel.record import Record
-from ovlabel.selection import Selection, parse_names, parse_shard
-from ovlabel.vocabulary import INLINE
+from ovlabel.errors import ConfigError, printable, unknown
+from ovlabel.run.dask import Where
+from ovlabel.run.job import Job, prepare
+from ovlabel.run.listing import Selection, parse_names, parse_shard
+from ovlabel.settings.keys import Config
+from ovlabel.settings.reading import load_config, setting
+from ovlabel.store.record import Record
+from ovlabel.text.vocabulary import INLINE
 
 log = logging.getLogger("ovlabel")
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ovlabel.cli.annotate import config_of, duration
-from ovlabel.vocabulary import INLINE
+from ovlabel.text.vocabulary import INLINE
 
 
 def register(app: typer.Typer) -> None:
@@ -41,9 +41,9 @@ def bench(
     """
     import torch
 
-    from ovlabel.bench import measure
-    from ovlabel.builder import build
-    from ovlabel.job import prepare
+    from ovlabel.run.bench import measure
+    from ovlabel.run.job import prepare
+    from ovlabel.spine.build import build
 
     vocabulary = vocab if classes is None else INLINE + classes
     config = config_of(preset, settings, vocabulary, None, model, weights, device)

@@ -12,16 +12,16 @@ from PIL import Image
 
 from ovlabel.cli.annotate import annotate_pending
 from ovlabel.cli.codes import OK, SOME_FAILED
-from ovlabel.config import load_config
 from ovlabel.demo.scenes import CLASSES, write
-from ovlabel.errors import ConfigError, RunError
-from ovlabel.images import decode, printable, read_file
-from ovlabel.job import prepare
-from ovlabel.metrics import iou, miou, pixel_accuracy
-from ovlabel.overlay import beside, overlay, sheet
-from ovlabel.score import map_classes, score
-from ovlabel.store import Store, open_store
-from ovlabel.truth import TruthClass, open_truth
+from ovlabel.errors import ConfigError, RunError, printable
+from ovlabel.evaluation.metrics import iou, miou, pixel_accuracy
+from ovlabel.evaluation.scores import map_classes, score
+from ovlabel.evaluation.truth import TruthClass, open_truth
+from ovlabel.pictures.overlay import beside, overlay, sheet
+from ovlabel.pictures.read import decode, read_file
+from ovlabel.run.job import prepare
+from ovlabel.settings.reading import load_config
+from ovlabel.store.read import Store, open_store
 
 _SEED = 2  # training draws from 0
 

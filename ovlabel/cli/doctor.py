@@ -10,7 +10,7 @@ import typer
 
 from ovlabel import doctor as examination
 from ovlabel.cli.codes import OK, SOME_FAILED
-from ovlabel.images import printable
+from ovlabel.errors import printable
 
 
 def register(app: typer.Typer) -> None:

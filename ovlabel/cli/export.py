@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ovlabel.errors import ConfigError
-from ovlabel.export import export, format_names
-from ovlabel.images import printable
-from ovlabel.store import open_store
+from ovlabel.errors import ConfigError, printable
+from ovlabel.formats import export, format_names
+from ovlabel.store.read import open_store
 
 
 def register(app: typer.Typer) -> None:

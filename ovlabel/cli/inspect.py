@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from ovlabel.errors import ConfigError, ImageError, StoreError, unknown
-from ovlabel.images import decode, list_images, printable, read_file
-from ovlabel.lock import owners
-from ovlabel.store import Store, open_store
+from ovlabel.errors import ConfigError, ImageError, StoreError, printable, unknown
+from ovlabel.pictures.read import decode, read_file
+from ovlabel.run.listing import list_images
+from ovlabel.store.lock import owners
+from ovlabel.store.read import Store, open_store
 
 
 def register(app: typer.Typer) -> None:
@@ -70,7 +71,7 @@ def show(
     out: Annotated[Path, typer.Option("-o", "--out", help="Picture to write.")] = Path("overlay.png"),
 ) -> None:
     """Draw one photograph with its labels in colour and a legend of classes by share of the pixels."""
-    from ovlabel.overlay import overlay
+    from ovlabel.pictures.overlay import overlay
 
     opened = open_store(store)
     stored = opened[find_key(opened, image)]

@@ -11,9 +11,12 @@ from typing import Annotated
 
 import typer
 
-from ovlabel import config as configs
-from ovlabel import vocabulary as vocabularies
 from ovlabel.errors import ConfigError
+from ovlabel.settings.keys import stage_names
+from ovlabel.settings.reading import load_config, preset_names, read_preset
+from ovlabel.text.prompts import join_prompts, load_descriptions, make_queries
+from ovlabel.text.templates import Templates, load_templates, template_names
+from ovlabel.text.vocabulary import check, load_vocabulary, vocabulary_names
 
 _SHORT = 150  # letters that surely are no more tokens than CLIP reads
 
@@ -32,9 +35,9 @@ def register(app: typer.Typer) -> None:
 
 def stages() -> None:
     """The stages: the levels at which each acts, what it does, its keys with their defaults."""
-    from ovlabel.stack import levels_of, stage_class
+    from ovlabel.spine.stack import levels_of, stage_class
 
-    for name in configs.stage_names():
+    for name in stage_names():
         cls = stage_class(name)
         module = (sys.modules[cls.__module__].__doc__ or "").strip().splitlines()[0]
         print(f"{name:<20}{', '.join(levels_of(cls)):<27}{module}")
@@ -48,12 +51,12 @@ def presets(
 ) -> None:
     """The presets; or one in full, as it resolves for a vocabulary: a preset file to start from."""
     if name is None:
-        for preset in configs.preset_names():
-            table = configs.read_preset(preset)
+        for preset in preset_names():
+            table = read_preset(preset)
             used = ", ".join(stage["use"] for stage in table.get("stages", [])) or "none"
             print(f"{preset:<12} {table['title']} (stages: {used})")
         return
-    config = configs.load_config(name, {"text.vocabulary": vocab} if vocab else {})
+    config = load_config(name, {"text.vocabulary": vocab} if vocab else {})
     values = config.to_dict()
     stack = values.pop("stages")
     tables = [(f"[{section}]", fields) for section, fields in values.items()]
@@ -64,12 +67,12 @@ def presets(
 
 def vocab_list() -> None:
     """The built-in vocabularies and template sets."""
-    for name in vocabularies.vocabulary_names():
-        vocabulary = vocabularies.load_vocabulary(name)
+    for name in vocabulary_names():
+        vocabulary = load_vocabulary(name)
         print(f"{name:<12} {len(vocabulary.classes):>4} classes  {vocabulary.title}")
     print()
-    for name in vocabularies.template_names():
-        templates = vocabularies.load_templates(name)
+    for name in template_names():
+        templates = load_templates(name)
         print(f"{name:<12} {_count(templates):>4} templates  {templates.title}")
 
 
@@ -78,10 +81,10 @@ def vocab_show(
     templates: Annotated[str | None, typer.Option(help="Also print every prompt of these templates.")] = None,
 ) -> None:
     """The classes of a vocabulary: index, name, kind, what is asked."""
-    vocabulary = vocabularies.load_vocabulary(name)
+    vocabulary = load_vocabulary(name)
     prompts: dict[int, list[str]] = {}
     if templates:
-        for query in vocabularies.make_queries(vocabulary, vocabularies.load_templates(templates)):
+        for query in make_queries(vocabulary, load_templates(templates)):
             prompts.setdefault(query.class_index, []).extend(query.prompts)
     for index, entry in enumerate(vocabulary.classes):
         asked = "" if entry.asked == (entry.name,) else f"  asked as: {', '.join(entry.asked)}"
@@ -95,19 +98,19 @@ def vocab_check(
     descriptions: Annotated[Path | None, typer.Option(help="Check a description file with it.")] = None,
 ) -> None:
     """Read a vocabulary and say what a person should look at. Exit code 2 if it can't be read."""
-    vocabulary = vocabularies.load_vocabulary(name)
+    vocabulary = load_vocabulary(name)
     kinds = Counter(entry.kind for entry in vocabulary.classes)
     queries = sum(len(entry.asked) for entry in vocabulary.classes)
     background = "a" if vocabulary.background is not None else "no"
     shown = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     print(f"{name}: {len(vocabulary.classes)} classes ({shown}), {queries} queries, {background} background")
-    for finding in vocabularies.check(vocabulary):
+    for finding in check(vocabulary):
         print(f"look at: {finding}")
-    said = vocabularies.load_descriptions(descriptions or "", vocabulary)
-    templates = vocabularies.load_templates("imagenet80")
-    prompts = vocabularies.join_prompts(vocabularies.make_queries(vocabulary, templates, said))
+    said = load_descriptions(descriptions or "", vocabulary)
+    templates = load_templates("imagenet80")
+    prompts = join_prompts(make_queries(vocabulary, templates, said))
     if long := [prompt for prompt in prompts if len(prompt) > _SHORT]:
-        from ovlabel.clip import too_long
+        from ovlabel.model.clip import too_long
 
         for prompt in too_long(long):
             print(f"look at: longer than CLIP reads, so its end is cut off: {prompt}")
@@ -125,9 +128,9 @@ def vocab_describe(
 
     The endpoint's key is read from $OPENAI_API_KEY. Nothing is ever asked while annotating.
     """
-    from ovlabel import describe
+    from ovlabel.text import describe
 
-    vocabulary = vocabularies.load_vocabulary(name)
+    vocabulary = load_vocabulary(name)
     names = [entry.name for index, entry in enumerate(vocabulary.classes) if index != vocabulary.background]
     if (endpoint is None) == (answers is None):
         raise ConfigError("name one of --endpoint and --answers")
@@ -139,5 +142,5 @@ def vocab_describe(
     print(f"{sum(map(len, said.values()))} sentences for {len(said)} classes in {out}")
 
 
-def _count(templates: vocabularies.Templates) -> int:
+def _count(templates: Templates) -> int:
     return max(len(sentences) for sentences in templates.by_kind.values())

@@ -9,7 +9,8 @@ import typer
 
 from ovlabel.cli.annotate import config_of
 from ovlabel.errors import ConfigError
-from ovlabel.images import decode, list_images, read_file
+from ovlabel.pictures.read import decode, read_file
+from ovlabel.run.listing import list_images
 
 
 def register(app: typer.Typer) -> None:
@@ -34,9 +35,9 @@ def loftup(
     if not items:
         raise ConfigError(f"no images in {images}")
 
-    from ovlabel.clip import load_clip
-    from ovlabel.consistency import ENOUGH, measure
-    from ovlabel.loftup import CHECKPOINT, load, locate
+    from ovlabel.evaluation.consistency import ENOUGH, measure
+    from ovlabel.model.load import load_clip
+    from ovlabel.stages._loftup_network import CHECKPOINT, load, locate
 
     checkpoint = checkpoint or CHECKPOINT
     network = load(locate(checkpoint, offline=offline))

@@ -11,11 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from ovlabel.cli.codes import BELOW, OK
-from ovlabel.errors import ConfigError
-from ovlabel.images import printable
-from ovlabel.score import Scores, map_classes, read_map, score
-from ovlabel.store import Store, open_store
-from ovlabel.truth import Truth, TruthClass, open_truth
+from ovlabel.errors import ConfigError, printable
+from ovlabel.evaluation.scores import Scores, map_classes, read_map, score
+from ovlabel.evaluation.truth import Truth, TruthClass, open_truth
+from ovlabel.store.read import Store, open_store
 
 
 def register(app: typer.Typer) -> None:
@@ -52,7 +51,7 @@ def score_store(
     if table is not None:
         _write_table(table, values["classes"])
     if figures is not None:
-        from ovlabel.figures import draw
+        from ovlabel.evaluation.figures import draw
 
         draw(reached, figures)
     if as_json:

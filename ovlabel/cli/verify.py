@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from ovlabel.cli.codes import OK, STORE
-from ovlabel.images import printable
-from ovlabel.store import open_store
-from ovlabel.verify import Report, repair
-from ovlabel.verify import verify as check
+from ovlabel.errors import printable
+from ovlabel.store.read import open_store
+from ovlabel.store.verify import Report, repair
+from ovlabel.store.verify import verify as check
 
 
 def register(app: typer.Typer) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ovlabel.demo.scenes import CLASSES, HELD_OUT, PAIR_CLASSES, PAIRS, REGIONS
 from ovlabel.demo.textures import pick
 from ovlabel.demo.things import COLOURS
-from ovlabel.vocabulary import load_templates
+from ovlabel.text.templates import load_templates
 
 SYNONYMS = {
     "sky": "heavens", "grass": "lawn", "sand": "beach", "water": "sea", "road": "street", "mountain": "hill",

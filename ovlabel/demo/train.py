@@ -16,15 +16,12 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from open_clip.model import CLIP
-from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -35,6 +32,10 @@ from ovlabel.demo import captions
 from ovlabel.demo.scenes import PAIR_CLASSES, PAIRS, REGIONS, Scene, draw
 from ovlabel.demo.textures import pick
 from ovlabel.demo.things import COLOURS, THINGS
+from ovlabel.model.load import MEAN, STD, construct, tokeniser
+
+if TYPE_CHECKING:
+    from open_clip.model import CLIP
 
 FOLDER = Path(__file__).parent / "model"
 TRAINING = 0  # first number of every training seed; evaluation draws from others
@@ -212,7 +213,7 @@ def _start(model: CLIP, pixels: Tensor) -> None:
 
 def _normalised(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
     """uint8 b h w 3 as the model takes it: b 3 h w."""
-    mean, std = (torch.tensor(v, device=device)[:, None, None] * 255 for v in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
+    mean, std = (torch.tensor(v, device=device)[:, None, None] * 255 for v in (MEAN, STD))
     return (torch.as_tensor(pixels).to(device).permute(0, 3, 1, 2).float() - mean) / std
 
 
@@ -226,10 +227,10 @@ def train(steps: int, seed: int, batch: int, device: torch.device, workers: int,
     torch.manual_seed(seed)
     random = np.random.default_rng([TRAINING, seed])
     crops = Crops(seed, batch, steps)
-    model = CLIP(**json.loads((FOLDER / "open_clip_config.json").read_text())["model_cfg"])
+    model = construct(json.loads((FOLDER / "open_clip_config.json").read_text())["model_cfg"])
     _start(model, torch.cat([_normalised(pixels, torch.device("cpu")) for pixels, *_ in itertools.islice(crops, 8)]))
     model.to(device)
-    tokenise = SimpleTokenizer(context_length=model.context_length)
+    tokenise = tokeniser(model.context_length)
     said = torch.zeros(model.vocab_size, dtype=torch.bool)
     matrices = [p for n, p in model.named_parameters() if "resblocks" in n and p.ndim == 2]
     others = [p for n, p in model.named_parameters() if not ("resblocks" in n and p.ndim == 2)]

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovlabel import field
 from ovlabel.errors import ConfigError, unknown
 from ovlabel.ops import enlarge, resize
+from ovlabel.stages import _mean_field
 from ovlabel.types import ImageContext, UInt8Image
 
 _BACKENDS = ("auto", "pydensecrf", "bilateral")
@@ -73,7 +73,7 @@ class Crf:
     @property
     def behind(self) -> int:
         """How many images may wait for their field: as many as there are processes."""
-        return field.count() if self.backend == "pydensecrf" else 0
+        return _mean_field.count() if self.backend == "pydensecrf" else 0
 
     def begin(self, probabilities: Tensor, context: ImageContext) -> Callable[[], Tensor]:
         """The same in a process of its own, where pydensecrf does it; the call waits for it."""
@@ -98,7 +98,7 @@ class Crf:
         if self.backend == "pydensecrf":
             energy = -np.log(least.cpu().numpy())
             request = (energy, image, tuple(kernel for kernel in kernels if kernel[2]), pull, self.iterations)
-            found: Callable[[], object] = field.begin(*request) if apart else partial(field.infer, *request)
+            found: Callable[[], object] = _mean_field.begin(*request) if apart else partial(_mean_field.infer, *request)
         else:
             found = partial(self._grid, -least.log(), image, kernels, torch.from_numpy(pull).to(least)[:, None, None])
 
@@ -112,7 +112,7 @@ class Crf:
 
         return refined
 
-    def _grid(self, energy: Tensor, image: UInt8Image, kernels: tuple[field.Kernel, ...], pull: Tensor) -> Tensor:
+    def _grid(self, energy: Tensor, image: UInt8Image, kernels: tuple[_mean_field.Kernel, ...], pull: Tensor) -> Tensor:
         filters = [
             (weight, _BilateralGrid(energy, image, width, colour) if colour else _Gaussian(energy, width))
             for width, colour, weight in kernels

@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovlabel import loftup
 from ovlabel.errors import ConfigError, WeightsError, unknown
 from ovlabel.ops import enlarge, normalise
+from ovlabel.stages import _loftup_network
 from ovlabel.types import WindowContext
 
 _MODES = ("features", "transport", "blend")
@@ -33,7 +33,7 @@ class Loftup:
     """
 
     replaces: ClassVar[frozenset[str]] = frozenset()
-    checkpoint: str = loftup.CHECKPOINT
+    checkpoint: str = _loftup_network.CHECKPOINT
     factor: int = 4
     mode: str = "transport"
     weight: float = 0.5
@@ -46,13 +46,13 @@ class Loftup:
 
     def prepare(self, *, offline: bool) -> Path:
         """The checkpoint's file, found and read. Raises WeightsError."""
-        path = loftup.locate(self.checkpoint, offline=offline)
-        loftup.load(path)
+        path = _loftup_network.locate(self.checkpoint, offline=offline)
+        _loftup_network.load(path)
         return path
 
     def features(self, features: Tensor, context: WindowContext) -> Tensor:
         """b e h w → b e h·factor w·factor."""
-        network = loftup.load(self.prepare(offline=True)).to(features)
+        network = _loftup_network.load(self.prepare(offline=True)).to(features)
         if network.dim != features.shape[1]:
             raise WeightsError(f"{self.checkpoint} is for {network.dim} channels, the encoder has {features.shape[1]}")
         size = (features.shape[-2] * self.factor, features.shape[-1] * self.factor)

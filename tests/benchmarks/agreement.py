@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 import ovlabel
-from ovlabel.config import setting
-from ovlabel.images import decode, list_images, read_file
+from ovlabel.pictures.read import decode, read_file
+from ovlabel.run.listing import list_images
+from ovlabel.settings.reading import setting
 
 
 def main() -> None:

@@ -20,10 +20,10 @@ from statistics import median
 
 import numpy as np
 
-from ovlabel.cluster import Receipt
-from ovlabel.lock import locked
-from ovlabel.record import Record
-from ovlabel.store import create_store, new_name, open_store, write_arrays
+from ovlabel.run.dask import Receipt
+from ovlabel.store.lock import locked
+from ovlabel.store.read import create_store, new_name, open_store, write_arrays
+from ovlabel.store.record import Record
 from ovlabel.types import Annotation
 
 

@@ -20,8 +20,8 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
-from ovlabel.record import Record
-from ovlabel.store import _INNER, Store, open_store
+from ovlabel.store.read import _INNER, Store, open_store
+from ovlabel.store.record import Record
 
 CODECS = {
     "none": None,

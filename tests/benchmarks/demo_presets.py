@@ -15,11 +15,11 @@ import time
 import numpy as np
 
 import ovlabel
-from ovlabel.config import preset_names
 from ovlabel.demo.captions import SYNONYMS
 from ovlabel.demo.scenes import CLASSES, HELD_OUT, PAIR_CLASSES, PAIRS, REGIONS, Scene, draw, held_out_scene
-from ovlabel.metrics import confusion, iou, miou
-from ovlabel.segmenter import Segmenter
+from ovlabel.evaluation.metrics import confusion, iou, miou
+from ovlabel.settings.reading import preset_names
+from ovlabel.spine.segmenter import Segmenter
 
 SEED = 1  # training draws from 0
 

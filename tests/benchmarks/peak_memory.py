@@ -13,9 +13,9 @@ import argparse
 import numpy as np
 
 import ovlabel
-from ovlabel.bench import peak_resident
-from ovlabel.config import setting
-from ovlabel.finish import finish_size
+from ovlabel.run.bench import peak_resident
+from ovlabel.settings.reading import setting
+from ovlabel.spine.finish import finish_size
 
 _SQUARE = 50
 

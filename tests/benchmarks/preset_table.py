@@ -18,13 +18,14 @@ from typing import Any
 from stage_effects import drawn
 
 import ovlabel
-from ovlabel.ablation import _Tally
-from ovlabel.config import preset_names
-from ovlabel.images import decode, list_images, read_file
-from ovlabel.metrics import mean, miou, miou_present, pixel_accuracy
-from ovlabel.score import map_classes, match
-from ovlabel.truth import TruthClass, open_truth
-from ovlabel.vocabulary import load_vocabulary
+from ovlabel.evaluation.ablation import _Tally
+from ovlabel.evaluation.metrics import mean, miou, miou_present, pixel_accuracy
+from ovlabel.evaluation.scores import map_classes, match
+from ovlabel.evaluation.truth import TruthClass, open_truth
+from ovlabel.pictures.read import decode, read_file
+from ovlabel.run.listing import list_images
+from ovlabel.settings.reading import preset_names
+from ovlabel.text.vocabulary import load_vocabulary
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
     given = parser.parse_args()
     keys: dict[str, Any] = {"encoder.model": given.model, "encoder.weights": given.weights, "encoder.device": "cpu"}
     keys |= {"encoder.positions": "open_clip"} if given.data == "coco" else {"text.vocabulary": "demo"}
-    keys |= dict(ovlabel.config.setting(text) for text in given.set)
+    keys |= dict(ovlabel.settings.reading.setting(text) for text in given.set)
     rows: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in given.presets.split(",")}
     if given.templates:
         rows = {name: (given.preset, {"text.templates": name}) for name in given.templates.split(",")}

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torchmetrics.segmentation import MeanIoU
 
-from ovlabel.metrics import confusion, iou
+from ovlabel.evaluation.metrics import confusion, iou
 
 CLASSES = 171
 

@@ -24,9 +24,9 @@ import torch
 from PIL import Image
 
 import ovlabel
-from ovlabel.config import StageConfig, stage_names
-from ovlabel.segmenter import Segmenter
-from ovlabel.stack import Stack, levels_of, make_stage
+from ovlabel.settings.keys import StageConfig, stage_names
+from ovlabel.spine.segmenter import Segmenter
+from ovlabel.spine.stack import Stack, levels_of, make_stage
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "photographs"
 WINDOWS = {"encoder.last_block": "attention", "tiling.short_side": 336}

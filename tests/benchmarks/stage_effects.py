@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import ovlabel
-from ovlabel.ablation import _Once, _Tally
-from ovlabel.config import StageConfig
-from ovlabel.images import decode, list_images, read_file
-from ovlabel.metrics import mean, miou, miou_present, pixel_accuracy
-from ovlabel.score import map_classes, match
-from ovlabel.segmenter import Segmenter
-from ovlabel.stack import Stack, make_stage
-from ovlabel.truth import TruthClass, open_truth
-from ovlabel.vocabulary import load_vocabulary
+from ovlabel.evaluation.ablation import _Once, _Tally
+from ovlabel.evaluation.metrics import mean, miou, miou_present, pixel_accuracy
+from ovlabel.evaluation.scores import map_classes, match
+from ovlabel.evaluation.truth import TruthClass, open_truth
+from ovlabel.pictures.read import decode, read_file
+from ovlabel.run.listing import list_images
+from ovlabel.settings.keys import StageConfig
+from ovlabel.spine.segmenter import Segmenter
+from ovlabel.spine.stack import Stack, make_stage
+from ovlabel.text.vocabulary import load_vocabulary
 
 ROWS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "(base)": [],
@@ -82,7 +83,7 @@ def main() -> None:
             folder, convention = Path(place), "raw"
             drawn(folder, given.limit)
             keys |= {"text.vocabulary": "demo"}
-        config = ovlabel.load_config(base, keys | dict(ovlabel.config.setting(text) for text in given.set))
+        config = ovlabel.load_config(base, keys | dict(ovlabel.settings.reading.setting(text) for text in given.set))
         whole = ovlabel.build(config)
         names = load_vocabulary(config.text.vocabulary).classes
         truth = open_truth(

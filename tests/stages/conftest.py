@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from ovlabel import loftup
-from ovlabel.clip import Clip, load_clip
-from ovlabel.config import EncoderConfig
+from ovlabel.model.clip import Clip
+from ovlabel.model.load import load_clip
+from ovlabel.settings.keys import EncoderConfig
+from ovlabel.stages import _loftup_network
 from ovlabel.types import Box, ImageContext, TextBank, WindowContext
 
 
@@ -24,7 +25,7 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
 def loftup_tensors(dim: int) -> dict[str, torch.Tensor]:
     """A checkpoint of random weights under the hub's names."""
     made = {}
-    for seed, (name, shape) in enumerate(loftup.shapes(dim).items()):
+    for seed, (name, shape) in enumerate(_loftup_network.shapes(dim).items()):
         values = drawn(*shape, seed=seed).float() / max(np.prod(shape[1:]), 1) ** 0.5
         if name.endswith("running_var"):
             values = values.abs() + 0.5

@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovlabel.clip import Clip
 from ovlabel.errors import ConfigError
+from ovlabel.model.clip import Clip
 from ovlabel.stages.csa import Csa
 from ovlabel.stages.kk import Kk
 from ovlabel.stages.neighbours import Neighbours

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ovlabel.clip import Clip
 from ovlabel.errors import ConfigError
+from ovlabel.model.clip import Clip
 from ovlabel.stages.calibrate import Calibrate, outlier_factor, repaired
 from ovlabel.stages.cliptrase import Cliptrase, cluster
 from ovlabel.stages.hierarchy import Hierarchy

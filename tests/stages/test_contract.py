@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from ovlabel.config import StageConfig, stage_names
 from ovlabel.ops import scaled_scores
-from ovlabel.stack import levels_of, make_stage, name_of, stage_class
+from ovlabel.settings.keys import StageConfig, stage_names
+from ovlabel.spine.stack import levels_of, make_stage, name_of, stage_class
 from ovlabel.types import LEVELS, ImageContext, WindowContext
 from tests.stages.conftest import drawn
 

@@ -1,4 +1,4 @@
-"""rcs and sfr: against naive loops, and what must hold of them. Their golden vectors are in tests/test_golden.py."""
+"""rcs and sfr against naive loops, and what must hold of them; golden vectors are in tests/spine/test_golden.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ovlabel.errors import ConfigError, StackError
-from ovlabel.stack import Stack
+from ovlabel.spine.stack import Stack
 from ovlabel.stages.csa import Csa
 from ovlabel.stages.kk import Kk
 from ovlabel.stages.neighbours import Neighbours

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from ovlabel import field
 from ovlabel.errors import ConfigError
-from ovlabel.stack import Stack
+from ovlabel.spine.stack import Stack
+from ovlabel.stages import _mean_field
 from ovlabel.stages.closing import Closing
 from ovlabel.stages.correlate import Correlate
 from ovlabel.stages.crf import Crf
@@ -237,28 +237,28 @@ def asked() -> tuple[np.ndarray, np.ndarray, tuple[tuple[float, float, float], .
 def test_a_process_of_its_own_gives_the_same_field() -> None:
     first, second = asked(), asked()
     second[0][:] = second[0][::-1].copy()
-    expected = [field.infer(*request) for request in (first, second)]
-    answers = [field.begin(*request) for request in (first, second)]  # more than there may be processes
+    expected = [_mean_field.infer(*request) for request in (first, second)]
+    answers = [_mean_field.begin(*request) for request in (first, second)]  # more than there may be processes
     for answer, own in reversed(list(zip(answers, expected, strict=True))):
         assert np.array_equal(answer(), own)
 
 
 def test_a_process_that_was_killed_is_made_up_for(caplog: pytest.LogCaptureFixture) -> None:
-    worker = field._Worker()
+    worker = _mean_field._Worker()
     request = asked()
-    assert np.array_equal(worker.ask(request)(), field.infer(*request))
+    assert np.array_equal(worker.ask(request)(), _mean_field.infer(*request))
     assert worker._process is not None
     worker._process.kill()
     worker._process.wait()
-    assert np.array_equal(worker.ask(request)(), field.infer(*request))
+    assert np.array_equal(worker.ask(request)(), _mean_field.infer(*request))
     assert "ended unexpectedly" in caplog.text
     assert worker.idle
-    assert np.array_equal(worker.ask(request)(), field.infer(*request))  # with a new process
+    assert np.array_equal(worker.ask(request)(), _mean_field.infer(*request))  # with a new process
     worker._stop()
 
 
 def test_the_process_ends_when_nobody_asks_any_more() -> None:
-    worker = field._Worker()
+    worker = _mean_field._Worker()
     worker.ask(asked())()
     process = worker._process
     assert process is not None

@@ -1,0 +1,1 @@
+"""Labels against ground truth: reading masks, counting, scores, figures, ablation."""

@@ -1,0 +1,174 @@
+"""What every stage of a stack adds: the whole stack and the stack without each, on the same tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ovlabel.errors import StackError, TruthError, printable
+from ovlabel.evaluation import metrics
+from ovlabel.evaluation.scores import Boundaries, ClassMap, Scores
+from ovlabel.evaluation.truth import IGNORED, Truth
+from ovlabel.model.clip import Clip, Trace
+from ovlabel.pictures.read import decode, read_file
+from ovlabel.settings.keys import Config
+from ovlabel.spine.segmenter import Segmenter
+from ovlabel.spine.stack import name_of
+from ovlabel.text.bank import text_bank
+from ovlabel.types import ImageItem
+
+WHOLE, ENCODER = "(whole stack)", "(encoder)"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A stack and what it reaches.
+
+    Attributes:
+        left_out: the stage or the option that is missing, or WHOLE. scores: with boundaries.
+        seconds: per image, without the encoder, which all variants share.
+        refused: why this stack can't be run, in which case the scores are None.
+    """
+
+    left_out: str
+    scores: Scores | None
+    seconds: float
+    refused: str = ""
+
+
+_PLAIN: dict[str, dict[str, Any]] = {  # an option, and what leaves it out
+    "text.templates": {"templates": "simple"},
+    "text.descriptions": {"descriptions": "", "knowledge": 0},
+    "text.knowledge": {"knowledge": 0},
+    "text.centring": {"centring": 0.0},
+    "tiling.views": {"views": ("identity",), "view_weights": ()},
+    "tiling.scales": {"scales": (1.0,), "scale_weights": ()},
+}
+
+
+def without_options(config: Config) -> dict[str, Config]:
+    """The config without each option of text and tiling that it makes use of, by the option's key."""
+    found = {}
+    for key, plain in _PLAIN.items():
+        section, _, name = key.partition(".")
+        held = getattr(config, section)
+        if getattr(held, name) != plain[name]:
+            found[key] = dataclasses.replace(config, **{section: dataclasses.replace(held, **plain)})
+    return found
+
+
+class _Once:
+    """An encoder that remembers an image's traces: every variant cuts the same windows in the same order."""
+
+    def __init__(self, clip: Clip) -> None:
+        self._clip, self.seconds = clip, 0.0
+        self._known: list[tuple[Tensor, Trace]] = []
+        self._next = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._clip, name)
+
+    def forget(self) -> None:
+        """Another image comes."""
+        self._known.clear()
+        self._next = 0
+
+    def rewind(self) -> None:
+        """The same image, another variant."""
+        self._next = 0
+
+    def trace(self, windows: Tensor) -> Trace:
+        """As `Clip.trace`; windows that were traced before are not traced again."""
+        if self._next < len(self._known) and torch.equal(self._known[self._next][0], windows):
+            trace = self._known[self._next][1]
+        else:
+            begun = time.perf_counter()
+            trace = self._clip.trace(windows)
+            self.seconds += time.perf_counter() - begun
+            self._known[self._next :] = [(windows, trace)]
+        self._next += 1
+        return trace
+
+
+def ablate(
+    segmenter: Segmenter,
+    items: Sequence[tuple[ImageItem, str]],
+    truth: Truth,
+    classes: ClassMap,
+    on_image: Callable[[str], None] | None = None,
+) -> tuple[list[Variant], float]:
+    """Segment every image with the whole stack and without each of its stages; the encoder runs once a window.
+
+    Args:
+        segmenter: of the whole stack. items: (image, its mask's name). classes: from `score.map_classes`.
+
+    Returns:
+        The variants, the whole stack first, and the encoder's seconds per image.
+
+    Raises:
+        TruthError, ImageError: a mask or an image that can't be used.
+    """
+    encoder = _Once(segmenter.clip)
+    names = [WHOLE, *(name_of(stage) for stage in segmenter.stack)]
+    made: dict[str, Segmenter | str] = {}
+    for name in names:
+        try:
+            stack = segmenter.stack if name == WHOLE else segmenter.stack.without(name)
+            made[name] = Segmenter(cast(Clip, encoder), segmenter.bank, stack, segmenter.config, segmenter.batch_size)
+        except StackError as error:
+            made[name] = str(error)
+    for name, config in without_options(segmenter.config).items():
+        bank = text_bank(config.text, segmenter.clip) if name.startswith("text.") else segmenter.bank
+        made[name] = Segmenter(cast(Clip, encoder), bank, segmenter.stack, config, segmenter.batch_size)
+    tallies = {name: _Tally(len(truth.classes)) for name, variant in made.items() if isinstance(variant, Segmenter)}
+    table = classes.table()
+    for item, mask in items:
+        true, image = truth.read(mask), decode(read_file(item.path)[0])
+        if image.shape[:2] != true.shape:
+            raise TruthError(f"{printable(item.key)} is {image.shape[:2]}, its mask {truth.files[mask]} {true.shape}")
+        encoder.forget()
+        for name, tally in tallies.items():
+            encoder.rewind()
+            begun, before = time.perf_counter(), encoder.seconds
+            prediction = cast(Segmenter, made[name])(image)
+            tally.seconds += time.perf_counter() - begun - (encoder.seconds - before)
+            tally.add(true, table[prediction.labels])
+        if on_image:
+            on_image(item.key)
+    keys = tuple(item.key for item, _ in items)
+    variants = [
+        Variant(name, tallies[name].scores(truth, keys), tallies[name].seconds / len(items))
+        if name in tallies
+        else Variant(name, None, 0.0, str(made[name]))
+        for name in made
+    ]
+    return variants, encoder.seconds / len(items)
+
+
+class _Tally:
+    """What adds up over the images of one variant."""
+
+    def __init__(self, classes: int) -> None:
+        self.classes, self.seconds = classes, 0.0
+        self.confusions: list[metrics.Counts] = []
+        self.f1: list[metrics.Shares] = []
+        self.bands = np.zeros((2, classes), np.int64)
+
+    def add(self, true: metrics.Map, found: metrics.Map) -> None:
+        self.confusions.append(metrics.confusion(true, found, self.classes, IGNORED))
+        self.f1.append(metrics.boundary_f1_by_class(true, found, self.classes, ignored=IGNORED))
+        self.bands += metrics.boundary_counts(true, found, self.classes, IGNORED)
+
+    def scores(self, truth: Truth, keys: tuple[str, ...]) -> Scores:
+        tallies = [metrics.areas(counts) for counts in self.confusions]
+        boundaries = Boundaries(np.array(self.f1), self.bands)
+        counts = np.sum(self.confusions, axis=0)
+        nothing = np.zeros((256, 2), np.int64)
+        return Scores(truth.classes, counts, keys, np.array(tallies), nothing, len(truth.files), boundaries)

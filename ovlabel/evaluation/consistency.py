@@ -1,0 +1,88 @@
+"""Whether a LoftUp checkpoint was trained on features like the ones at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovlabel.model.clip import Clip
+from ovlabel.ops import resize
+from ovlabel.settings.keys import Config, StageConfig
+from ovlabel.spine.segmenter import Segmenter
+from ovlabel.spine.stack import Stack, make_stage
+from ovlabel.stages._loftup_network import LoftUp
+from ovlabel.types import Box, TextBank, UInt8Image
+
+CANDIDATES = {
+    "plain": ((), "full"),
+    "value": (("value",), "attention"),
+    "csa": (("csa",), "full"),
+    "kk, neighbours": (("kk", "neighbours"), "attention"),
+}
+CONSTANTS = {  # of the input, on values in 0 … 1
+    "CLIP": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+ENOUGH = 0.9  # of the best, for features to be taken as the network's own
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """r of one kind of features under one normalisation of the input: −1 … 1."""
+
+    features: str
+    constants: str
+    r: float
+
+
+def consistency(network: LoftUp, features: Tensor, guidance: Tensor) -> float:
+    """Mean cosine, −1 … 1, between the upsampled features pooled back to the grid and the features that went in.
+
+    Both in the network's normalised space. Features like those it was trained on come back as they were.
+
+    Args:
+        features: b e h w. guidance: b 3 H W, a whole number of cells a patch.
+    """
+    grid = (features.shape[-2], features.shape[-1])
+    back = F.adaptive_avg_pool2d(network.features(features, guidance), grid)
+    return float(F.cosine_similarity(back, network.normalised(features), dim=1).mean())
+
+
+def measure(
+    clip: Clip, config: Config, network: LoftUp, images: Sequence[UInt8Image], factor: int = 4
+) -> list[Consistency]:
+    """r of every candidate, the highest first.
+
+    Args:
+        clip: the encoder, whose weights all candidates share. images: cut to their middle square, 224 pixels wide.
+        factor: guidance cells a patch side.
+    """
+    side = 14 * clip.patch
+    squares = [resize(_middle(image), (side, side)) for image in images]
+    bank = TextBank(np.eye(1, network.dim, dtype=np.float32), np.zeros(1, np.int64), ("anything",), ("thing",))
+    found = []
+    for name, (stages, last_block) in CANDIDATES.items():
+        stack = Stack(tuple(make_stage(StageConfig(use)) for use in stages))
+        made = Segmenter(clip.finishing(last_block), bank, stack, replace(config, stages=()))
+        for constants, (mean, std) in CONSTANTS.items():
+            total = 0.0
+            for square in squares:
+                pixels = torch.from_numpy(square).permute(2, 0, 1).to(clip.device, torch.float32) / 255
+                pixels = (pixels - pixels.new_tensor(mean)[:, None, None]) / pixels.new_tensor(std)[:, None, None]
+                with torch.inference_mode():
+                    part = next(made.features(pixels, (Box(0, 0, side, side),)))
+                    guidance = F.interpolate(pixels[None], (14 * factor, 14 * factor), mode="area")
+                    total += consistency(network.to(part.maps), part.maps, guidance)
+            found.append(Consistency(name, constants, total / len(squares)))
+    return sorted(found, key=lambda one: -one.r)
+
+
+def _middle(image: UInt8Image) -> UInt8Image:
+    side = min(image.shape[:2])
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    return image[top : top + side, left : left + side]

@@ -1,0 +1,101 @@
+"""Scores as pictures: the confusion matrix, every class' bars, the reliability diagram; each as SVG and as PNG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ovlabel.errors import ConfigError
+from ovlabel.evaluation import metrics
+from ovlabel.evaluation.scores import Scores
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+_BINS = 15
+_TRUE, _FOUND = "#3b6ea5", "#c8553d"
+
+
+def draw(scores: Scores, folder: Path) -> list[Path]:
+    """Write the figures; returns the files. Raises ConfigError where the folder can't be written."""
+    pictures = {"confusion": _confusion(scores), "classes": _classes(scores), "reliability": _reliability(scores)}
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, picture in pictures.items():
+            for ending in ("svg", "png"):
+                path = folder / f"{name}.{ending}"
+                picture.savefig(path, dpi=150, metadata={"Date": None} if ending == "svg" else None)
+                written.append(path)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {folder}: {error.strerror}") from None
+    return written
+
+
+def _figure(width: float, height: float) -> Figure:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.rcParams["svg.hashsalt"] = "ovlabel"  # equal scores, equal files
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _confusion(scores: Scores) -> Figure:
+    """Where the pixels of every true class (rows, each adding up to 100 %) went."""
+    counts = scores.counts[:-1]
+    kept = np.flatnonzero(counts.sum(1) + counts[:, :-1].sum(0))
+    columns = [*kept, counts.shape[1] - 1]
+    shares = 100 * np.nan_to_num(metrics.ratio(counts, counts.sum(1, keepdims=True)))[np.ix_(kept, columns)]
+    names = [*(scores.classes[i].name for i in kept), "none"]
+    side = 3 + 0.14 * len(names)
+    figure = _figure(side + 1, side)
+    axes = figure.add_subplot()
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(kept)), names[:-1], fontsize=7)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    figure.colorbar(picture, label="% of the true class' pixels", shrink=0.6)
+    return figure
+
+
+def _classes(scores: Scores) -> Figure:
+    """IoU, precision and recall of every class, best first."""
+    each = metrics.iou(scores.counts)
+    order = [int(i) for i in np.argsort(np.nan_to_num(each, nan=-1), kind="stable") if not np.isnan(each[i])]
+    figure = _figure(7, 1.2 + 0.17 * len(order))
+    axes = figure.add_subplot()
+    axes.barh(range(len(order)), 100 * each[order], color=_TRUE, label="IoU")
+    for values, mark, name in ((metrics.precision, "|", "precision"), (metrics.recall, ".", "recall")):
+        axes.plot(100 * values(scores.counts)[order], range(len(order)), mark, color=_FOUND, label=name)
+    axes.set_yticks(range(len(order)), [scores.classes[i].name for i in order], fontsize=7)
+    axes.set_xlim(0, 100)
+    axes.set_ylim(-1, len(order))
+    axes.set_xlabel(f"%   (mIoU {100 * metrics.miou(scores.counts):.1f} %)")
+    axes.legend(loc="lower right", fontsize=7)
+    return figure
+
+
+def _reliability(scores: Scores) -> Figure:
+    """Accuracy by confidence, and how many pixels have it (Guo et al. 2017, figure 1)."""
+    levels = np.arange(256) / 255
+    bins = np.minimum((levels * _BINS).astype(int), _BINS - 1)
+    total, right, sure = (
+        np.bincount(bins, weights, _BINS)
+        for weights in (scores.certainty.sum(1), scores.certainty[:, 1], scores.certainty.sum(1) * levels)
+    )
+    figure = _figure(5, 5.5)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
+    upper.plot(metrics.ratio(sure, total), metrics.ratio(right, total), "o-", color=_TRUE)
+    upper.set_ylabel("accuracy")
+    upper.set_ylim(0, 1)
+    upper.set_title(f"calibration error {100 * metrics.calibration_error(scores.certainty, _BINS):.1f} %", fontsize=9)
+    lower.bar((np.arange(_BINS) + 0.5) / _BINS, metrics.ratio(total, total.sum()), 0.9 / _BINS, color=_TRUE)
+    lower.set_xlim(0, 1)
+    lower.set_xlabel("confidence")
+    lower.set_ylabel("share of pixels")
+    return figure

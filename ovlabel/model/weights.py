@@ -1,0 +1,169 @@
+"""Finding and reading weight files. Nothing in a file is ever executed.
+
+torch's files hold a pickle, which is a program. It is read by a small machine of our own, which knows the instructions
+that make numbers, texts, lists, tables and tensors; every other is refused. Only the bytes of tensors that are wanted
+are read, each once, and never more than the file has.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ovlabel.errors import WeightsError, short, unknown
+from ovlabel.files import read_up_to
+
+HUB = "hf-hub:"
+_HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_CONFIG_BYTES = 2**20
+
+
+@dataclass
+class Source:
+    """Where weights come from, and what is known of the model they belong to.
+
+    Attributes:
+        path: the file. quick_gelu: the activation they were trained with, or None where nothing says.
+        preprocess: mean, std … of the model's own config, where one is at hand.
+    """
+
+    path: Path
+    quick_gelu: bool | None = None
+    preprocess: dict[str, Any] = field(default_factory=dict)
+
+
+def find(weights: str, model: str, tags: list[str], tag_config: dict[str, Any] | None, offline: bool) -> Source:
+    """The file behind `encoder.weights`.
+
+    Args:
+        weights: a file, "hf-hub:owner/name", or a pretrained tag.
+        model: the architecture, for messages. tags: the tags it has. tag_config: open_clip's entry of the tag.
+        offline: open no connection; only files and caches count.
+
+    Raises:
+        WeightsError: names everything that was tried, where a file may be put, and the option that takes it.
+    """
+    path = Path(os.path.expanduser(weights))
+    if os.path.isfile(path):
+        return _with_sibling_config(Source(path))
+    if weights.startswith(HUB):
+        return _from_hub(weights.removeprefix(HUB), offline)
+    if tag_config is not None:
+        return _from_tag(weights, model, tag_config, offline)
+    if path.suffix or os.sep in weights:
+        raise WeightsError(f"no weights file {weights}")
+    if not tags:
+        raise WeightsError(
+            f"unknown weights '{weights}': {model} has no pretrained tags; pass --weights FILE, "
+            f"{HUB}owner/name or random:SEED"
+        )
+    raise WeightsError(unknown(f"pretrained tag of {model}", weights, tags))
+
+
+def origin(weights: str, tag_config: dict[str, Any]) -> str:
+    """Where weights that are not here are fetched from; "" for nowhere. Arguments as `find`'s."""
+    from huggingface_hub import constants
+
+    hub = weights.startswith(HUB)
+    repository = weights.removeprefix(HUB) if hub else str(tag_config.get("hf_hub", "")).rpartition("/")[0]
+    if repository:
+        return f"{constants.ENDPOINT}/{repository.partition('@')[0]}"
+    return str(tag_config.get("url", ""))
+
+
+def find_file(name: str, files: tuple[str, ...], *, offline: bool) -> Path:
+    """A checkpoint that is no encoder: a file, or the first of `files` in `hf-hub:owner/name`. Raises WeightsError."""
+    path = Path(os.path.expanduser(name))
+    if os.path.isfile(path):
+        return path
+    if not name.startswith(HUB):
+        raise WeightsError(f"no weights file {name}; a repository is written {HUB}owner/name")
+    tried: list[str] = []
+    for file in files:
+        if found := _hub_file(name.removeprefix(HUB), file, offline, tried):
+            return found
+    raise _not_had(name, tried, offline, "Name a file on this machine")
+
+
+def _with_sibling_config(source: Source) -> Source:
+    """Take activation and constants from an `open_clip_config.json` beside the file, as hub repositories carry it."""
+    config = source.path.parent / "open_clip_config.json"
+    if config.is_file():
+        try:
+            table = json.loads(read_up_to(config, _CONFIG_BYTES))
+            source.quick_gelu = bool(table["model_cfg"].get("quick_gelu", False))
+            source.preprocess = dict(table.get("preprocess_cfg", {}))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise WeightsError(f"{config} beside the weights is damaged: {short(repr(error))}") from None
+    return source
+
+
+def _from_hub(repository: str, offline: bool) -> Source:
+    tried: list[str] = []
+    for name in _HUB_FILES:
+        if path := _hub_file(repository, name, offline, tried):
+            _hub_file(repository, "open_clip_config.json", offline, [])
+            return _with_sibling_config(Source(path))
+    raise _not_had(HUB + repository, tried, offline)
+
+
+def _from_tag(tag: str, model: str, config: dict[str, Any], offline: bool) -> Source:
+    known = Source(Path(), bool(config.get("quick_gelu", False)), config)
+    tried: list[str] = []
+    repository, _, name = str(config.get("hf_hub", "")).rpartition("/")
+    url = str(config.get("url", ""))
+    kept = Path("~/.cache/clip").expanduser() / os.path.basename(url)
+    if url:
+        if kept.is_file():
+            known.path = kept
+            return known
+        tried.append(str(kept))
+    safe = (f"{os.path.splitext(name)[0]}.safetensors", name) if name else _HUB_FILES
+    for file in dict.fromkeys(safe) if repository else ():
+        if path := _hub_file(repository, file, offline, tried):
+            known.path = path
+            return known
+    if url and not repository and not offline:
+        try:
+            from open_clip.pretrained import download_pretrained_from_url
+
+            known.path = Path(download_pretrained_from_url(url))
+            return known
+        except Exception as error:
+            tried.append(f"{url} ({type(error).__name__})")
+    raise _not_had(f"{tag}' of '{model}", tried, offline)
+
+
+def _hub_file(repository: str, name: str, offline: bool, tried: list[str]) -> Path | None:
+    """A file of a hub repository: from the hub's cache, else downloaded unless offline.
+
+    One question goes ahead of the download, because the download itself retries for half a minute where no network is.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+
+    repository, _, revision = repository.partition("@")
+    try:
+        cached = try_to_load_from_cache(repository, name, revision=revision or None)
+        if isinstance(cached, str):
+            return Path(cached)
+        if not offline:
+            get_hf_file_metadata(hf_hub_url(repository, name, revision=revision or None), timeout=10)
+            return Path(hf_hub_download(repository, name, revision=revision or None))
+        tried.append(f"the hub's cache for {repository}/{name}")
+    except Exception as error:
+        reason = str(error).partition("\n")[0][:80] or type(error).__name__
+        tried.append(f"{repository}/{name} ({reason})")
+    return None
+
+
+def _not_had(
+    what: str,
+    tried: list[str],
+    offline: bool,
+    cure: str = "Put the file anywhere on this machine and pass --weights FILE (encoder.weights)",
+) -> WeightsError:
+    why = "offline, and they are in no cache" if offline else "no download worked"
+    return WeightsError(f"weights '{what}' can't be had: {why}; tried {', '.join(tried)}. {cure}")

@@ -1,0 +1,1 @@
+"""Photographs: reading them, and drawing labels over them."""

@@ -1,0 +1,218 @@
+"""How long a run takes, and what takes it."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ovlabel.errors import ConfigError
+from ovlabel.run.identity import resolved
+from ovlabel.run.job import Job, prepare
+from ovlabel.run.listing import Selection
+from ovlabel.run.local import Records, read_image
+from ovlabel.spine.segmenter import Segmenter
+from ovlabel.spine.windows import cut, tile
+from ovlabel.store.read import open_store
+from ovlabel.types import Annotation, ImageItem, UInt8Image
+
+_T = TypeVar("_T")
+PARTS = ("decode", "windows", "encoder", "finish", "write")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Medians over the rounds, the parts once.
+
+    Attributes:
+        images, windows: how many were measured, and how many windows they have together.
+        parts: seconds an image, one thing after the other (`PARTS`).
+        run: seconds an image of a whole run, which reads ahead and writes beside the encoder.
+        floor: seconds an image of open_clip's own forward over the same windows in the same batches.
+        ratios: run / floor of every round, sorted.
+        peak: bytes of memory of this process, at its highest; on the GPU, of its tensors. stored: bytes an image.
+        agreement: share of the pixels whose label is that of `reference`, 0 … 1; None without one.
+    """
+
+    images: int
+    windows: int
+    parts: dict[str, float]
+    run: float
+    floor: float
+    ratios: tuple[float, ...]
+    peak: int
+    stored: float
+    agreement: float | None
+
+
+def measure(
+    folder: Path,
+    items: Sequence[ImageItem],
+    segmenter: Segmenter,
+    count: int = 8,
+    rounds: int = 3,
+    chunk_size: int = 64,
+    reference: Callable[[], Segmenter] | None = None,
+) -> Measured:
+    """Measure a segmenter on images spread over a folder.
+
+    Args:
+        items: the folder's images. count: so many are measured.
+        rounds: each runs the images, then the bare encoder over their windows.
+        reference: builds another segmenter, to see how many labels differ from it; called when all else is measured.
+
+    Raises:
+        ConfigError: no image that can be read.
+    """
+    chosen = [items[round(i)] for i in np.linspace(0, len(items) - 1, min(count, len(items)))] if items else []
+    read = {item: pixels for item in chosen if (pixels := read_image(item, Records()).pixels) is not None}
+    if not read:
+        raise ConfigError(f"{folder} holds no image that can be read")
+    chosen, images = list(read), list(read.values())
+    windows = [window for image in images for window in _windows(segmenter, image)]
+    segmenter.annotation(images[0])
+    _floor(segmenter, windows[:1])
+    told: list[tuple[float, float]] = []
+    with tempfile.TemporaryDirectory() as where:
+        for number in range(rounds):
+            store = Path(where) / f"{number}.zarr"
+            run = _seconds(lambda store=store: _run(folder, store, chosen, segmenter, chunk_size))  # type: ignore[misc]
+            told.append((run / len(images), _seconds(lambda: _floor(segmenter, windows)) / len(images)))
+            stored = sum(path.stat().st_size for path in store.rglob("*") if path.is_file()) / len(images)
+            shutil.rmtree(store)
+        parts = _parts(folder, chosen, segmenter, Path(where))
+    return Measured(
+        images=len(images),
+        windows=sum(len(window) for window in windows),
+        parts=parts,
+        run=median(run for run, _ in told),
+        floor=median(floor for _, floor in told),
+        ratios=tuple(sorted(run / floor for run, floor in told)),
+        peak=torch.cuda.max_memory_allocated() if segmenter.clip.device.type == "cuda" else peak_resident(),
+        stored=stored,
+        agreement=_agreement(segmenter, reference(), images) if reference else None,
+    )
+
+
+def peak_resident() -> int:
+    """Bytes of memory that this process held at its highest."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _agreement(segmenter: Segmenter, reference: Segmenter, images: Sequence[UInt8Image]) -> float:
+    same = [(segmenter.annotation(i).labels == reference.annotation(i).labels).ravel() for i in images]
+    return float(np.concatenate(same).mean())
+
+
+def _windows(segmenter: Segmenter, image: UInt8Image) -> list[Tensor]:
+    """All windows of an image, b 3 h w for every scale and view; a view's windows stand for it as they are."""
+    tiling = segmenter.config.tiling
+    scales = segmenter.pyramid(segmenter.pixels(segmenter.resized(image)[0]), image)
+    return [
+        cut(pixels, tile((pixels.shape[1], pixels.shape[2]), tiling.window, tiling.stride))
+        for pixels in scales
+        for _ in tiling.views
+    ]
+
+
+def _floor(segmenter: Segmenter, windows: Sequence[Tensor]) -> None:
+    with torch.inference_mode():
+        for batch in windows:
+            for start in range(0, len(batch), segmenter.batch_size):
+                segmenter.clip.plain(batch[start : start + segmenter.batch_size])
+        _wait(segmenter)
+
+
+def _run(folder: Path, out: Path, items: Sequence[ImageItem], segmenter: Segmenter, chunk_size: int) -> Job:
+    names = tuple(item.key for item in items)
+    job = prepare(folder, segmenter.config, out, selection=Selection(names=names), chunk_size=chunk_size)
+    run = resolved(segmenter.config, segmenter, own_text=False)
+    for _ in job.run(make=lambda *_: (segmenter, run)):
+        pass
+    return job
+
+
+def _parts(folder: Path, items: Sequence[ImageItem], segmenter: Segmenter, where: Path) -> dict[str, float]:
+    """Seconds an image of every part, one after the other."""
+    spent = dict.fromkeys(PARTS, 0.0)
+    bare = _run(folder, where / "parts.zarr", items[:1], segmenter, 1)
+    store = open_store(bare.out)
+    clock = _Clock(segmenter)
+    entries: list[tuple[Any, Annotation]] = []
+    for item in items:
+        begun = time.perf_counter()
+        reading = read_image(item, Records())
+        spent["decode"] += time.perf_counter() - begun
+        if reading.pixels is None:
+            continue
+        before = dict(clock.spent)
+        begun = time.perf_counter()
+        made = clock.segmenter.annotation(reading.pixels)
+        whole = time.perf_counter() - begun
+        inside = {name: clock.spent[name] - before[name] for name in before}
+        spent["windows"] += inside["windows"]
+        spent["encoder"] += inside["encoder"]
+        spent["finish"] += whole - sum(inside.values())
+        entries.append((replace(reading.record, key=f"{len(entries)}"), made))
+    spent["write"] = _seconds(lambda: store.commit(entries))
+    return {name: seconds / len(items) for name, seconds in spent.items()}
+
+
+class _Clock:
+    """A segmenter whose encoder and cutting are timed."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self.spent = {"windows": 0.0, "encoder": 0.0}
+        clip = _Timed(segmenter, self.spent)
+        self.segmenter = Segmenter(
+            clip,  # type: ignore[arg-type]
+            segmenter.bank,
+            segmenter.stack,
+            segmenter.config,
+            segmenter.batch_size,
+        )
+        resized, pixels = self.segmenter.resized, self.segmenter.pixels
+        self.segmenter.resized = lambda image: clip.time("windows", lambda: resized(image))  # type: ignore[method-assign]
+        self.segmenter.pixels = lambda image: clip.time("windows", lambda: pixels(image))  # type: ignore[method-assign]
+
+
+class _Timed:
+    """An encoder that adds up the seconds of its forward passes."""
+
+    def __init__(self, segmenter: Segmenter, spent: dict[str, float]) -> None:
+        self._segmenter, self._clip, self._spent = segmenter, segmenter.clip, spent
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._clip, name)
+        if name not in ("trace", "readout", "readout_of", "project"):
+            return found
+        return lambda *given: self.time("encoder", lambda: found(*given))
+
+    def time(self, name: str, work: Callable[[], _T]) -> _T:
+        begun = time.perf_counter()
+        made = work()
+        _wait(self._segmenter)
+        self._spent[name] += time.perf_counter() - begun
+        return made
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def _wait(segmenter: Segmenter) -> None:
+    if segmenter.clip.device.type == "cuda":
+        torch.cuda.synchronize()

@@ -1,0 +1,1 @@
+"""From an image to labels: the levels that stages edit, and what lies between them."""

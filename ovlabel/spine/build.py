@@ -1,0 +1,52 @@
+"""Config → Segmenter."""
+
+from __future__ import annotations
+
+import logging
+
+from ovlabel.errors import ConfigError, WeightsError
+from ovlabel.model.load import load_clip
+from ovlabel.settings.keys import Config
+from ovlabel.spine.segmenter import Segmenter
+from ovlabel.spine.stack import Stack, make_stage
+from ovlabel.text.bank import text_bank
+from ovlabel.types import TextBank
+
+log = logging.getLogger("ovlabel")
+
+
+def build(config: Config, *, text: TextBank | None = None, offline: bool = False) -> Segmenter:
+    """The segmenter of a run.
+
+    Args:
+        config: from `load_config`. text: a bank of one's own, in place of `text.vocabulary`, `templates` and `merge`.
+        offline: open no connection for weights.
+
+    Raises:
+        ConfigError, StackError: names or values that do not exist, stages in a meaningless order.
+        WeightsError: weights that can't be had or do not fit.
+    """
+    stack = _stack(config, offline)
+    clip = load_clip(config.encoder, offline=offline)
+    bank = text_bank(config.text, clip) if text is None else text
+    width = int(clip.identity.model["embed_dim"])
+    if bank.embeddings.shape[1] != width:
+        raise ConfigError(f"the text bank has {bank.embeddings.shape[1]} dimensions, the encoder {width}")
+    return Segmenter(clip, bank, stack, config)
+
+
+def _stack(config: Config, offline: bool) -> Stack:
+    """The stages, their checkpoints at hand; one with `optional = true` whose checkpoint can't be had is left out."""
+    stages = []
+    for entry in config.stages:
+        stage = make_stage(entry)
+        if hasattr(stage, "prepare"):
+            try:
+                stage.prepare(offline=offline)
+            except WeightsError as error:
+                if not entry.optional:
+                    raise
+                log.info("the stage '%s' is left out: %s", entry.use, error)
+                continue
+        stages.append(stage)
+    return Stack(tuple(stages))

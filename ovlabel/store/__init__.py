@@ -1,0 +1,1 @@
+"""The Zarr store: its layout, its records, who may write to it, and whether it is what it says."""

@@ -1,0 +1,1 @@
+"""What is asked of the model: vocabularies, templates, prompts, and their embeddings."""

@@ -1,0 +1,329 @@
+"""Vocabularies and templates: from files to the sentences that are asked of the text tower.
+
+A vocabulary is a list of classes; a class has a name, a kind and one query or more; a query becomes one prompt per
+template. Standard library only, so that listing and comparing vocabularies never imports torch; the encoding of the
+prompts is `ovlabel.text`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ovlabel.errors import ConfigError, short, shown, unknown
+from ovlabel.files import read_text, read_toml
+
+KINDS = ("stuff", "thing", "material")
+INLINE = "classes:"  # text.vocabulary = "classes:cat, dog, grass"
+MOST_CLASSES = 65_534  # of 16 bits, less the two labels that are no class
+_NAME, _SENTENCE = 200, 2000  # letters of a name and of a sentence (CLIP reads some 300)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")  # what no file can hold as it is
+_T = TypeVar("_T")
+_KIND_NAMES: dict[type, str] = {bool: "true or false", int: "a whole number", str: "a string in quotes"}
+_PACKAGE = Path(__file__).parents[1]
+_HEADS = {"ceiling", "door", "floor", "ground", "roof", "wall", "window"}
+_LEFTOVERS = {"merged", "other", "stuff"}
+
+
+@dataclass(frozen=True)
+class VocabularyClass:
+    """One class.
+
+    Attributes:
+        name: the class' name, a string as written in the file.
+        kind: "stuff", "thing" or "material"; picks the adaptive templates.
+        synonyms: further names asked of the model beside `name`.
+        queries: what is asked instead of name and synonyms (a background's words).
+        phrase: the name as a person says it ("traffic light"); read by adaptive templates.
+        id: the dataset's own id. colour: RGB, 0 to 255. group: supercategory.
+        threshold: least probability, 0 to 1, for a pixel to keep this label; the run's own applies where it is higher.
+        prompts: sentences or templates ("a photo of a {}.") that replace the template file's.
+        contexts: where it is found ("on a desk"): asked too, as "mouse on a desk".
+    """
+
+    name: str
+    kind: str = "thing"
+    synonyms: tuple[str, ...] = ()
+    queries: tuple[str, ...] = ()
+    phrase: str = ""
+    id: int | None = None
+    colour: tuple[int, int, int] | None = None
+    threshold: float | None = None
+    group: str = ""
+    prompts: tuple[str, ...] = ()
+    contexts: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The names that are asked of the model."""
+        return self.queries or (self.name, *self.synonyms)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Classes in label order; `background` is the index of the background class (0), or None."""
+
+    name: str
+    title: str
+    source: str
+    classes: tuple[VocabularyClass, ...]
+    background: int | None = None
+
+    @property
+    def colours(self) -> list[tuple[int, int, int]]:
+        """One RGB colour a class: its own, or one far from its neighbours'; background is black."""
+        far = _spread(len(self.classes))
+        own = [entry.colour or colour for entry, colour in zip(self.classes, far, strict=True)]
+        if self.background is not None and self.classes[self.background].colour is None:
+            own[self.background] = (0, 0, 0)
+        return own
+
+    def content(self) -> dict[str, Any]:
+        """All that can change a result or its reading, as plain JSON values."""
+        classes = [
+            {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(c).items() if v not in (None, "", ())}
+            for c in self.classes
+        ]
+        return {"background": self.background, "classes": classes}
+
+
+def vocabulary_names() -> list[str]:
+    """Names of the built-in vocabularies."""
+    return sorted(p.stem for p in data_folder("vocabularies").glob("*.toml"))
+
+
+def load_vocabulary(name: str) -> Vocabulary:
+    """A vocabulary by built-in name, path (`.toml`, or a class-a-line text file), or "classes:cat, dog".
+
+    Raises:
+        ConfigError: no such vocabulary, or a file that does not hold one; names the file and the class.
+    """
+    if name.startswith(INLINE):
+        return _inline(name.removeprefix(INLINE))
+    if name in vocabulary_names():
+        return _from_toml(data_folder("vocabularies") / f"{name}.toml", name)
+    path = Path(os.path.expanduser(name))
+    if not os.path.isfile(path):
+        if path.suffix or path.parent != Path("."):
+            raise ConfigError(f"no vocabulary file {name}")
+        raise ConfigError(unknown("vocabulary", short(name), vocabulary_names()))
+    return _from_toml(path, path.stem) if path.suffix == ".toml" else _from_lines(path)
+
+
+def check_names(where: str, names: Iterable[str]) -> None:
+    """Raise ConfigError for a name that is too long or holds a control character."""
+    for name in names:
+        if len(name) > _NAME:
+            raise ConfigError(f"{where}: {short(name)} has {len(name)} letters; the most for a name is {_NAME}")
+        if _CONTROL.search(name):
+            raise ConfigError(f"{where}: {shown(name)} holds a line break, a tab or a control character; take it out")
+
+
+def check_sentences(where: str, sentences: Iterable[str]) -> None:
+    """A sentence may be written on several lines; a name may not."""
+    for sentence in sentences:
+        if len(sentence) > _SENTENCE:
+            raise ConfigError(f"{where}: a sentence has {len(sentence)} letters ({short(sentence)}), not {_SENTENCE}")
+        if _CONTROL.search(re.sub(r"[\t\n\r]", " ", sentence)):
+            raise ConfigError(f"{where}: {shown(sentence)} holds a control character; take it out")
+
+
+def _checked(where: object, vocabulary: Vocabulary) -> Vocabulary:
+    """The vocabulary, if its labels fit 16 bits and its names fit on a line of any file that is written of them."""
+    count = len(vocabulary.classes)
+    if count > MOST_CLASSES:
+        raise ConfigError(f"{where} holds {count} classes; labels of 16 bits have room for {MOST_CLASSES}")
+    for entry in vocabulary.classes:
+        place = f"{where}, class {short(entry.name)}"
+        check_names(place, (entry.name, entry.phrase, entry.group, *entry.synonyms, *entry.queries, *entry.contexts))
+        check_sentences(place, entry.prompts)
+    twice = sorted(name for name, times in Counter(entry.name for entry in vocabulary.classes).items() if times > 1)
+    if twice:
+        raise ConfigError(f"{where}: class {', '.join(twice[:4])}{', …' * (len(twice) > 4)} is there twice")
+    return vocabulary
+
+
+def check(vocabulary: Vocabulary) -> list[str]:
+    """What a person should look at: queries that two classes share, names that repeat inside a class."""
+    owners: dict[str, list[str]] = {}
+    for entry in vocabulary.classes:
+        for name in entry.asked:
+            owners.setdefault(name.lower(), []).append(entry.name)
+    found = []
+    for query, names in owners.items():
+        if len(names) > 1:
+            found.append(f"'{query}' is asked for {' and '.join(names)}: the first of them wins every tie")
+    alike: dict[str, list[str]] = {}
+    for query in owners:
+        alike.setdefault(_stem(query), []).append(query)
+    found += [f"{', '.join(map(repr, names))} are nearly the same to ask" for names in alike.values() if len(names) > 1]
+    for entry in vocabulary.classes:
+        if entry.asked == (entry.name,) and not entry.contexts and entry.name.lower() in _AMBIGUOUS:
+            meaning = _AMBIGUOUS[entry.name.lower()]
+            found.append(f"'{entry.name}' has several meanings ({meaning}): say which with queries = [\"…\"]")
+    ids = [entry.id for entry in vocabulary.classes if entry.id is not None]
+    if len(set(ids)) < len(ids):
+        found.append("two classes have the same id")
+    return found
+
+
+_AMBIGUOUS = {  # names that a photograph can show in more than one sense
+    "bat": "animal, sports", "bank": "river, money", "base": "of a column, sports", "bow": "ribbon, weapon, ship",
+    "case": "luggage, cabinet", "club": "golf, place", "counter": "kitchen, device", "crane": "bird, machine",
+    "fan": "device, person", "glass": "material, vessel", "jam": "food, traffic", "kite": "toy, bird",
+    "mouse": "computer, animal", "nail": "finger, metal", "organ": "instrument, body", "palm": "tree, hand",
+    "pen": "writing, animals", "pitcher": "vessel, player", "plant": "botany, factory", "pole": "post, place",
+    "remote": "control, far", "ring": "jewel, boxing", "seal": "animal, stamp", "sign": "traffic, gesture",
+    "sink": "basin, to go down", "spring": "water, coil, season", "tie": "clothing, draw", "track": "rails, sports",
+    "trunk": "tree, elephant, car",
+}  # fmt: skip
+
+
+def _stem(name: str) -> str:
+    """Without case, hyphens, spaces, articles and a plural's s."""
+    letters = re.sub(r"^(a|an|the) ", "", name.lower())
+    return re.sub(r"[^a-z0-9]", "", letters).removesuffix("s") or name
+
+
+def read_name(name: str) -> str:
+    """A compound name as a person says it: "wall-brick" → "brick wall", "sky-other" → "sky", "hot_dog" → "hot dog"."""
+    head, dash, rest = name.replace("_", " ").partition("-")
+    if dash and rest in _LEFTOVERS:
+        return head
+    if dash and head in _HEADS:
+        return f"{rest} {head}"
+    return name.replace("_", " ")
+
+
+def data_folder(folder: str) -> Path:
+    """`vocabularies/` or `templates/`: inside the package once installed, beside it in a checkout."""
+    inside = _PACKAGE / folder
+    return inside if inside.is_dir() else _PACKAGE.parent / folder
+
+
+def _from_toml(path: Path, name: str) -> Vocabulary:
+    table = read_toml(path)
+    for key in table:
+        if key not in ("title", "source", "background", "class"):
+            raise ConfigError(f"{path}: {unknown('key', short(key), ('title', 'source', '[background]', '[[class]]'))}")
+    background, entries = table.get("background"), table.get("class", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ConfigError(f"{path}: write each class as a table of its own under [[class]]")
+    if background is not None and not isinstance(background, dict):
+        raise ConfigError(f"{path}: write the background as a table [background] with name and queries")
+    entries = ([{"kind": "stuff", **background}] if background is not None else []) + entries
+    if not entries:
+        raise ConfigError(f"{path} holds no [[class]]")
+    title, source = typed(path, table, "title", str, name), typed(path, table, "source", str, "")
+    check_sentences(str(path), (title, source))
+    classes = tuple(_entry(path, i, entry) for i, entry in enumerate(entries))
+    return _checked(path, Vocabulary(name, title, source, classes, None if background is None else 0))
+
+
+def _entry(path: Path, index: int, table: Mapping[str, Any]) -> VocabularyClass:
+    known = {f.name for f in fields(VocabularyClass)}
+    label = short(table.get("name", f"number {index}"))
+    for key in table:
+        if key not in known:
+            raise ConfigError(f"{path}, class {label}: {unknown('key', short(key), known)}")
+    if not isinstance(table.get("name"), str) or not table["name"].strip():
+        raise ConfigError(f"{path}, class {label}: name must be a string in quotes")
+    for key in ("kind", "phrase", "group"):
+        typed(f"{path}, class {label}", table, key, str, "")
+    typed(f"{path}, class {label}", table, "id", int, 0)
+    if table.get("kind", "thing") not in KINDS:
+        raise ConfigError(f"{path}, class {label}: {unknown('kind', short(table['kind']), KINDS)}")
+    values = dict(table)
+    for key in ("synonyms", "queries", "prompts", "contexts"):
+        strings = values.get(key, [])
+        if not isinstance(strings, list) or not all(isinstance(s, str) and s.strip() for s in strings):
+            raise ConfigError(f"{path}, class {label}: {key} must be a list of strings in quotes")
+        values[key] = tuple(strings)
+    colour = values.get("colour")
+    if colour is not None:
+        rgb = colour if isinstance(colour, list) else []
+        if len(rgb) != 3 or not all(type(v) is int and 0 <= v <= 255 for v in rgb):
+            raise ConfigError(f"{path}, class {label}: colour must be [red, green, blue], each 0 to 255")
+        values["colour"] = tuple(rgb)
+    threshold = values.get("threshold")
+    if threshold is not None and not (type(threshold) in (int, float) and 0 <= threshold <= 1):
+        raise ConfigError(f"{path}, class {label}: threshold must be between 0 and 1")
+    return VocabularyClass(**values)
+
+
+def typed(where: object, table: Mapping[str, Any], key: str, kind: type[_T], default: _T) -> _T:
+    """A value of the table, which must be of this type."""
+    value = table.get(key, default)
+    if type(value) is not kind:
+        raise ConfigError(f"{where}: {key} must be {_KIND_NAMES[kind]}, not {shown(value)}")
+    return value
+
+
+def _from_lines(path: Path) -> Vocabulary:
+    """A class-a-line text file as the SCLIP family publishes them; synonyms behind commas or semicolons."""
+    lines = read_text(path).splitlines()
+    split = [names for line in lines if (names := _split(line))]
+    if not split:
+        raise ConfigError(f"{path} holds no class")
+    first = split[0]
+    words = set(load_vocabulary("voc21").classes[0].queries)
+    background = first == ["background"] or (len(first) > 4 and set(first) <= words)
+    classes = [VocabularyClass(n[0], _known_kinds().get(n[0], "thing"), tuple(n[1:])) for n in split]
+    if background:
+        classes[0] = VocabularyClass("background", "stuff", queries=tuple(first))
+    return _checked(path, Vocabulary(path.stem, path.name, str(path), tuple(classes), 0 if background else None))
+
+
+def _inline(text: str) -> Vocabulary:
+    names = _split(text)
+    if not names:
+        raise ConfigError("no class given: write --classes 'cat, dog, grass'")
+    kinds = _known_kinds()
+    classes = tuple(VocabularyClass(name, kinds.get(name, "thing")) for name in names)
+    background = 0 if names[0] == "background" else None
+    title = f"{len(names)} classes given by hand"
+    return _checked("--classes", Vocabulary("classes", title, "", classes, background))
+
+
+def _split(line: str) -> list[str]:
+    return [name.strip() for name in re.split(r"[,;]", line) if name.strip()]
+
+
+@cache
+def _known_kinds() -> dict[str, str]:
+    """Kinds of the names that the built-in vocabularies know, for lists that state none."""
+    kinds: dict[str, str] = {}
+    for name in ("coco-stuff", "ade20k"):
+        for entry in load_vocabulary(name).classes:
+            for word in (entry.name, entry.phrase, read_name(entry.name)):
+                kinds.setdefault(word, entry.kind)
+    return kinds
+
+
+@cache
+def _spread(count: int) -> tuple[tuple[int, int, int], ...]:
+    """`count` colours far from each other and from black and white: each the farthest from those before it."""
+    levels = (0, 50, 100, 155, 205, 255)
+    free = [(r, g, b) for r in levels for g in levels for b in levels]
+    distance = {colour: min(_apart(colour, (0, 0, 0)), _apart(colour, (255, 255, 255))) for colour in free}
+    chosen: list[tuple[int, int, int]] = []
+    for _ in range(min(count, len(free))):
+        best = max(distance, key=lambda colour: distance[colour])
+        chosen.append(best)
+        del distance[best]
+        for colour in distance:
+            distance[colour] = min(distance[colour], _apart(colour, best))
+    return tuple(chosen[i % len(chosen)] for i in range(count))
+
+
+def _apart(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
+    """How different two colours look: Riemersma's weighted RGB distance."""
+    red = (one[0] + other[0]) / 2
+    squares = [(a - b) ** 2 for a, b in zip(one, other, strict=True)]
+    return (2 + red / 256) * squares[0] + 4 * squares[1] + (2 + (255 - red) / 256) * squares[2]

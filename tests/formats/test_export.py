@@ -1,0 +1,287 @@
+"""Exports, opened by readers that are not ours and compared pixel by pixel."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import png
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from ovlabel.errors import ConfigError
+from ovlabel.evaluation.truth import IGNORED, open_truth
+from ovlabel.formats import ExportClass, Job, export, format_names
+from ovlabel.formats.label_studio import brush
+from ovlabel.store.read import Store, open_store
+from tests.cli.test_cli import Run, ovlabel
+from tests.evaluation.test_scores import annotated
+
+__all__ = ["ovlabel"]
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.array(picture)
+
+
+def rgb(path: Path) -> np.ndarray:
+    """uint8 h w 3, decoded by PyPNG."""
+    width, height, rows, _ = png.Reader(bytes=path.read_bytes()).asRGB8()
+    return np.vstack([np.asarray(row, np.uint8) for row in rows]).reshape(height, width, 3)
+
+
+@pytest.fixture
+def labels() -> dict[str, np.ndarray]:
+    """Two images of four classes; "dog" (1) lies in three parts, one with a hole."""
+    first = np.zeros((6, 9), int)
+    first[1:3, 1:3] = first[4:6, 6:9] = 1
+    first[:, 4] = 2
+    first[0:3, 5:9] = 1
+    first[1, 6] = 3  # a hole in a dog
+    second = np.full((4, 5), 3)
+    second[1:3, 2:4] = 1
+    return {"a/x.png": first, "b/c/y_leftImg8bit.png": second}
+
+
+@pytest.fixture
+def store(tmp_path: Path, labels: dict[str, np.ndarray]) -> Store:
+    return annotated(tmp_path, labels)
+
+
+def test_there_are_formats() -> None:
+    assert set(format_names()) == {
+        *("png", "ids", "coco-stuff", "cityscapes", "coco-panoptic", "coco-instances", "coco-polygons"),
+        *("yolo-seg", "label-studio", "cvat-masks", "parquet"),
+    }
+
+
+def test_indexed_pngs_hold_indices_and_look_like_the_palette(
+    store: Store, labels: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    assert export(store, tmp_path / "out", "png") == 2
+    for key, values in labels.items():
+        path = (tmp_path / "out" / key).with_suffix(".png")
+        np.testing.assert_array_equal(pixels(path), values)
+        np.testing.assert_array_equal(rgb(path), np.array(store.colours, np.uint8)[values])
+    rows = list(csv.DictReader((tmp_path / "out" / "classes.csv").read_text().splitlines()))
+    assert [row["name"] for row in rows] == store.classes
+
+
+def test_many_classes_take_sixteen_bits(tmp_path: Path) -> None:
+    values = np.array([[0, 255], [255, 7]])
+    many = annotated(tmp_path, {"x.png": values}, tuple(f"class {i}" for i in range(300)))
+    export(many, tmp_path / "out", "png")
+    assert pixels(tmp_path / "out" / "x.png").dtype == np.uint16
+    np.testing.assert_array_equal(pixels(tmp_path / "out" / "x.png"), values)
+
+
+def test_pixels_below_a_confidence_have_no_label(store: Store, labels: dict[str, np.ndarray], tmp_path: Path) -> None:
+    """Even labels are stored with 200/255, odd ones with 100/255."""
+    export(store, tmp_path / "some", "png", min_confidence=0.5)
+    export(store, tmp_path / "dogs", "png", min_confidence=0.5, by_class={"dog": 0.1, "cat": 0.9})
+    for key, values in labels.items():
+        np.testing.assert_array_equal(pixels(tmp_path / "some" / key), np.where(values % 2, 255, values))
+        np.testing.assert_array_equal(pixels(tmp_path / "dogs" / key), np.where(np.isin(values, (0, 3)), 255, values))
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "form", "convention"),
+    [
+        ("coco-stuff", "coco-stuff", "coco-stuff-raw"),
+        ("ade20k", "ids", "ade20k"),
+        ("voc21", "ids", "voc"),
+        ("cityscapes", "cityscapes", "cityscapes"),
+        ("cityscapes", "cityscapes", "cityscapes-train"),
+        ("coco-panoptic", "ids", "coco-panoptic-ids"),
+    ],
+)
+def test_what_is_written_in_a_layout_is_read_back_in_it(
+    vocabulary: str, form: str, convention: str, labels: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    from ovlabel.text.vocabulary import load_vocabulary
+
+    store = annotated(tmp_path, labels, tuple(c.name for c in load_vocabulary(vocabulary).classes))
+    store.attrs["vocabulary"] = load_vocabulary(vocabulary).content()["classes"]
+    export(store, tmp_path / "out", form, min_confidence=0.5)
+    truth = open_truth(tmp_path / "out", convention, [])
+    for key, values in labels.items():
+        name = key.removesuffix(".png").removesuffix("_leftImg8bit" if form == "cityscapes" else "")
+        np.testing.assert_array_equal(truth.read(name), np.where(values % 2, IGNORED, values))
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools on numpy 2
+@pytest.mark.parametrize("form", ["coco-instances", "coco-polygons"])
+def test_instances_are_read_by_pycocotools(
+    form: str, store: Store, labels: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    export(store, tmp_path / "out", form)
+    coco = COCO(tmp_path / "out" / "instances.json")
+    for image in coco.loadImgs(coco.getImgIds()):
+        own = np.full((image["height"], image["width"]), -1)
+        parts = coco.loadAnns(coco.getAnnIds(image["id"]))
+        for part in parts:
+            mask = coco.annToMask(part).astype(bool)
+            assert (mask.sum(), own[mask].max()) == (part["area"], -1)
+            left, top, width, height = part["bbox"]
+            assert mask[top : top + height, left : left + width].sum() == part["area"]
+            own[mask] = part["category_id"] - 1
+        values = labels[image["file_name"]]
+        np.testing.assert_array_equal(own, np.where(values < 2, values, -1))  # grass and walls are no things
+        assert sum(part["category_id"] == 2 for part in parts) == (3 if image["file_name"] == "a/x.png" else 1)
+
+
+def test_panoptic_segments_are_read_back(store: Store, labels: dict[str, np.ndarray], tmp_path: Path) -> None:
+    export(store, tmp_path / "out", "coco-panoptic")
+    table = json.loads((tmp_path / "out" / "panoptic.json").read_text())
+    truth = open_truth(tmp_path / "out", "coco-panoptic", [])
+    for entry in table["annotations"]:
+        key = next(image["file_name"] for image in table["images"] if image["id"] == entry["image_id"])
+        identities = rgb(tmp_path / "out" / "panoptic" / entry["file_name"]).astype(int) @ [1, 256, 65536]
+        for segment in entry["segments_info"]:
+            mask = identities == segment["id"]
+            assert mask.sum() == segment["area"]
+            assert set(labels[key][mask]) == {segment["category_id"] - 1}
+        np.testing.assert_array_equal(truth.read(key.removesuffix(".png")), labels[key])
+
+
+def photographs(store: Store, folder: Path) -> Path:
+    """The store's photographs under their names, as PNGs."""
+    for key in store:
+        path = folder / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(store[key].path.read_bytes())
+    return folder
+
+
+def test_yolo_labels_are_read_by_supervision(store: Store, labels: dict[str, np.ndarray], tmp_path: Path) -> None:
+    """Flat names: supervision looks for one folder of labels."""
+    import supervision
+
+    export(store, tmp_path / "out", "yolo-seg")
+    for key, values in labels.items():
+        name = Path(key).parent
+        data = supervision.DetectionDataset.from_yolo(
+            str(photographs(store, tmp_path / "images") / name),
+            str(tmp_path / "out" / "labels" / name),
+            str(tmp_path / "out" / "data.yaml"),
+            force_masks=True,
+        )
+        assert data.classes == store.classes
+        ((_, _, found),) = list(data)
+        own = np.full(values.shape, -1)
+        for mask, index in zip(found.mask, found.class_id, strict=True):
+            assert (own[mask] == -1).all()
+            own[mask] = index
+        np.testing.assert_array_equal(own, values)
+
+
+def test_brush_masks_are_read_by_label_studio(store: Store, labels: dict[str, np.ndarray], tmp_path: Path) -> None:
+    from label_studio_converter.brush import decode_rle
+
+    export(store, tmp_path / "out", "label-studio", min_confidence=0.5)
+    tasks = json.loads((tmp_path / "out" / "tasks.json").read_text())
+    assert [task["data"]["image"] for task in tasks] == [f"/data/local-files/?d={key}" for key in labels]
+    for task, values in zip(tasks, labels.values(), strict=True):
+        own = np.full(values.shape, -1)
+        for region in task["predictions"][0]["result"]:
+            pixels = np.reshape(decode_rle(region["value"]["rle"]), (*values.shape, 4))
+            assert (region["original_height"], region["original_width"]) == values.shape
+            assert set(np.unique(pixels)) <= {0, 255}
+            own[pixels[..., 3] > 0] = store.classes.index(region["value"]["brushlabels"][0])
+        np.testing.assert_array_equal(own, np.where(values % 2, -1, values))
+    config = ElementTree.parse(tmp_path / "out" / "config.xml")
+    assert [label.get("value") for label in config.iter("Label")] == store.classes
+
+
+def test_a_brush_stroke_longer_than_a_run_is_cut() -> None:
+    from label_studio_converter.brush import decode_rle
+
+    mask = np.zeros((300, 400), bool)
+    mask[100:250] = True
+    mask[7, 9] = True
+    np.testing.assert_array_equal(np.reshape(decode_rle(brush(mask)), (300, 400, 4))[..., 0] > 0, mask)
+
+
+def test_cvat_masks_are_read_by_datumaro(store: Store, labels: dict[str, np.ndarray], tmp_path: Path) -> None:
+    import datumaro
+
+    store.attrs["colours"] = [[200, 10, 10], [10, 200, 10], [10, 10, 200], [90, 90, 90]]
+    export(store, tmp_path / "out", "cvat-masks", min_confidence=0.5)
+    data = datumaro.Dataset.import_from(str(tmp_path / "out"), "voc_segmentation")
+    names = [entry.name for entry in data.categories()[datumaro.AnnotationType.label]]
+    assert names == ["background", *store.classes]
+    for item in data:
+        values = labels[f"{item.id}.png"]
+        own = np.full(values.shape, -1)
+        for annotation in item.annotations:
+            own[annotation.image.astype(bool)] = annotation.label - 1
+        np.testing.assert_array_equal(own, np.where(values % 2, -1, values))
+    objects = rgb(tmp_path / "out" / "SegmentationObject" / "a" / "x.png").reshape(-1, 3)
+    assert len(np.unique(objects, axis=0)) == 4  # nothing, a cat on either side of the grass, grass
+
+
+def test_classes_of_one_colour_are_refused_for_cvat(store: Store, tmp_path: Path) -> None:
+    store.attrs["colours"] = [[200, 10, 10], [10, 200, 10], [200, 10, 10], [90, 90, 90]]
+    with pytest.raises(ConfigError, match="cat, grass share theirs"):
+        export(store, tmp_path / "out", "cvat-masks")
+
+
+def test_parquet_is_read_by_datasets(
+    store: Store, labels: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr("ovlabel.formats.parquet._FILE", 1)
+    monkeypatch.setattr("ovlabel.formats.parquet._GROUP", 1)
+    export(store, tmp_path / "out", "parquet", min_confidence=0.5)
+    files = sorted(str(path) for path in (tmp_path / "out").glob("*.parquet"))
+    assert len(files) == 2
+    data = datasets.Dataset.from_parquet(files, cache_dir=str(tmp_path / "cache"))
+    assert data["key"][:] == list(labels)
+    for row in data:
+        values = labels[row["key"]]
+        np.testing.assert_array_equal(np.array(row["label"]), np.where(values % 2, 255, values))
+    named = json.loads((tmp_path / "out" / "id2label.json").read_text())
+    assert list(named.values()) == store.classes
+
+
+@pytest.mark.parametrize("keys", [("a/x.png", "a/x.jpg.png"), ("a/x.png", "A/X.png")])
+def test_two_images_of_one_name_are_refused(keys: tuple[str, str], tmp_path: Path) -> None:
+    store = annotated(tmp_path, {key: np.zeros((2, 2), int) for key in keys})
+    if keys[1] == "a/x.jpg.png":
+        assert export(store, tmp_path / "out", "png") == 2
+        return
+    with pytest.raises(ConfigError, match=r"A/X\.png and a/x\.png would be written to one file"):
+        export(store, tmp_path / "out", "png")
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_written_outside_the_folder(tmp_path: Path) -> None:
+    job = Job((ExportClass("cat", 1, "thing", "", (0, 0, 0)),), lambda: iter(()), tmp_path / "out")
+    for name in ("../x.png", "/etc/x.png", "a/../../x.png"):
+        with pytest.raises(ConfigError, match="outside"):
+            job.file(name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_photographs_are_not_needed(store: Store, labels: dict[str, np.ndarray], tmp_path: Path) -> None:
+    for key in labels:
+        (store.folder / key).unlink()
+    assert export(open_store(store.path), tmp_path / "out", "png") == 2
+
+
+def test_the_command(store: Store, tmp_path: Path, ovlabel: Run) -> None:
+    said = ovlabel(
+        "export", store.path, tmp_path / "out", "--format", "coco-instances", "--class-confidence", "dog=0.2"
+    )
+    assert (said.code, said.out) == (0, f"2 images as coco-instances in {tmp_path / 'out'}\n")
+    for arguments in (["--format", "coco"], ["--min-confidence", "2"], ["--class-confidence", "dog"], []):
+        refused = ovlabel("export", store.path, tmp_path / ("out" if not arguments else "new"), *arguments)
+        assert refused.code == 2
+        assert refused.refusal
+    assert "fox" in ovlabel("export", store.path, tmp_path / "new", "--class-confidence", "fox=0.2").refusal
