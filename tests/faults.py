@@ -29,10 +29,10 @@ from PIL import Image
 
 from ovlabel.cli import main
 from ovlabel.run import job
-from ovlabel.settings.keys import Config
+from ovlabel.run.identity import RunIdentity
 from ovlabel.store.read import open_store
 from ovlabel.store.verify import verify
-from ovlabel.types import Annotation, TextBank, UInt8Image
+from ovlabel.types import Annotation, UInt8Image
 
 POINTS = (
     "ovlabel.store.lock._say",
@@ -98,10 +98,10 @@ def draw(folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"nothing")
 
 
-def make(config: Config, text: TextBank | None, offline: bool) -> tuple[Fake, dict[str, Any]]:
-    run = config.to_dict()
-    run["encoder"].pop("device")
-    return Fake(), run
+def make(run: RunIdentity, offline: bool) -> tuple[Fake, dict[str, Any]]:
+    resolved = run.config.to_dict()
+    resolved["encoder"].pop("device")
+    return Fake(), resolved
 
 
 def command(folder: Path, out: Path, *more: str) -> int:

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from ovlabel.errors import ConfigError
-from ovlabel.run.identity import resolved
 from ovlabel.run.job import Job, prepare
 from ovlabel.run.listing import Selection
 from ovlabel.run.local import Records, read_image
@@ -137,7 +136,7 @@ def _floor(segmenter: Segmenter, windows: Sequence[Tensor]) -> None:
 def _run(folder: Path, out: Path, items: Sequence[ImageItem], segmenter: Segmenter, chunk_size: int) -> Job:
     names = tuple(item.key for item in items)
     job = prepare(folder, segmenter.config, out, selection=Selection(names=names), chunk_size=chunk_size)
-    run = resolved(segmenter.config, segmenter, own_text=False)
+    run = job.run_identity.resolved(segmenter)
     for _ in job.run(make=lambda *_: (segmenter, run)):
         pass
     return job

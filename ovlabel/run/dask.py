@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovlabel.errors import ConfigError, printable
+from ovlabel.run.identity import RunIdentity
 from ovlabel.run.local import VANISHED, Annotator, Maker, Records, annotate_items, make_segmenter, report_of
-from ovlabel.settings.keys import Config
 from ovlabel.store.lock import Shard
 from ovlabel.store.read import Store, new_name, write_arrays
 from ovlabel.store.record import Record, now
-from ovlabel.types import ChunkReport, ImageItem, TextBank
+from ovlabel.types import ChunkReport, ImageItem
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -54,7 +54,7 @@ class Task:
     """What a worker needs to annotate a chunk.
 
     Attributes:
-        run: stands for config, text and offline; a worker that has built this run's segmenter uses it again.
+        run: stands for identity and offline; a worker that has built this run's segmenter uses it again.
         make: builds it. threads: torch's, or 0 to leave them. failed: records of those images that failed before.
         out: the store. number, shard: for the name of the chunk. classes: how many the store has.
     """
@@ -62,8 +62,7 @@ class Task:
     items: tuple[ImageItem, ...]
     run: str
     make: Maker
-    config: Config
-    text: TextBank | None
+    identity: RunIdentity
     offline: bool
     threads: int
     failed: tuple[Record, ...]
@@ -107,13 +106,13 @@ def _built(task: Task) -> Annotator:
     """The worker's segmenter: on a GPU of its own where there are several."""
     import torch
 
-    config = task.config
+    identity, config = task.identity, task.identity.config
     if task.threads:
         torch.set_num_threads(task.threads)
     if config.encoder.device == "auto" and torch.cuda.device_count() > 1:
         device = f"cuda:{_number() % torch.cuda.device_count()}"
-        config = replace(config, encoder=replace(config.encoder, device=device))
-    return task.make(config, task.text, task.offline)[0]
+        identity = replace(identity, config=replace(config, encoder=replace(config.encoder, device=device)))
+    return task.make(identity, task.offline)[0]
 
 
 def _number() -> int:
@@ -128,15 +127,12 @@ def _number() -> int:
 class Cluster:
     """Runs chunks on Dask, and commits what comes back."""
 
-    def __init__(
-        self, where: Where, store: Store, config: Config, text: TextBank | None, offline: bool, make: Maker | None
-    ) -> None:
+    def __init__(self, where: Where, store: Store, identity: RunIdentity, offline: bool, make: Maker | None) -> None:
         self._where, self._store = where, store
         self._fixed: dict[str, Any] = {
-            "run": hashlib.sha256(pickle.dumps((config, text, offline))).hexdigest(),
+            "run": hashlib.sha256(pickle.dumps((identity, offline))).hexdigest(),
             "make": make or make_segmenter,
-            "config": config,
-            "text": text,
+            "identity": identity,
             "offline": offline,
             "threads": _threads(where.workers),
             "out": store.path.resolve(),

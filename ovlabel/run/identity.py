@@ -1,4 +1,9 @@
-"""What makes two runs the same: a run as written, as resolved, and what differs."""
+"""What a run is: its settings as written and as resolved, and what differs between two runs.
+
+As written: the settings with the content of every file that they name. Two runs of one ovlabel version that are equal
+as written are the same run, and torch is not needed to see it. As resolved: everything that changes a label (names
+looked up, defaults filled in, weights by checksum). Two runs that are equal as resolved give the same labels.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +13,129 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ovlabel import __version__
 from ovlabel.errors import RunError
 from ovlabel.files import file_sha256
 from ovlabel.settings.keys import Config
-from ovlabel.spine.segmenter import Segmenter
-from ovlabel.spine.stack import name_of
 from ovlabel.store.read import Store
-from ovlabel.text.prompts import load_descriptions, make_queries
-from ovlabel.text.templates import load_templates
-from ovlabel.text.vocabulary import load_vocabulary
+from ovlabel.text.prompts import Prompts
+from ovlabel.text.vocabulary import Vocabulary, VocabularyClass
+from ovlabel.types import TextBank
+
+if TYPE_CHECKING:
+    from ovlabel.spine.segmenter import Segmenter
+
+
+@dataclass(frozen=True, eq=False)
+class RunIdentity:
+    """A run's settings, and the content of the files that they name, which were read once.
+
+    Attributes:
+        config: the settings.
+        prompts: what the vocabulary, template and description files hold; None where a text bank was given.
+        text: the text bank that was given in their place, or None.
+        files: sha256 of every other file that the settings name, by path.
+    """
+
+    config: Config
+    prompts: Prompts | None
+    text: TextBank | None
+    files: Mapping[str, str]
+
+    @classmethod
+    def read(cls, config: Config, text: TextBank | None = None) -> RunIdentity:
+        """Read the files that the settings name.
+
+        Args:
+            config: the settings.
+            text: a text bank in place of the vocabulary, template and description files.
+
+        Raises:
+            ConfigError: a file that can't be read, or that does not hold what it should.
+        """
+        model, weights = (Path(os.path.expanduser(name)) for name in config.encoder.source)
+        checkpoints = [Path(str(dict(stage.fields).get("checkpoint", ""))) for stage in config.stages]
+        named = (model, weights, weights.parent / "open_clip_config.json", *checkpoints)
+        files = {str(path): file_sha256(path) for path in named if os.path.isfile(path)}
+        return cls(config, Prompts.read(config.text) if text is None else None, text, files)
+
+    @cached_property
+    def written(self) -> dict[str, Any]:
+        """The run as written, as plain JSON values."""
+        values = self.config.to_dict()
+        values["encoder"].pop("device")
+        prompts = "given" if self.prompts is None else _sha256(self.prompts.content, sort_keys=True)
+        return {"config": values, "prompts": prompts, "files": dict(self.files), "version": __version__}
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The classes; of a text bank that was given, as much as it says of them."""
+        if self.prompts is not None:
+            return self.prompts.vocabulary
+        bank = self.given
+        pairs = zip(bank.classes, bank.kinds, strict=True)
+        return Vocabulary(
+            "given", "given", "", tuple(VocabularyClass(name, kind) for name, kind in pairs), bank.background
+        )
+
+    @property
+    def given(self) -> TextBank:
+        """The text bank that was given. Raises ValueError where there is none."""
+        if self.text is None:
+            raise ValueError("this run has prompts, not a text bank")
+        return self.text
+
+    def resolved(self, segmenter: Segmenter) -> dict[str, Any]:
+        """The run as resolved, as plain JSON values.
+
+        Args:
+            segmenter: built from this run.
+        """
+        values = self.config.to_dict()
+        identity, encoder = segmenter.clip.identity, values["encoder"]
+        encoder.pop("device")
+        encoder["precision"] = segmenter.clip.precision
+        encoder.update(model=identity.model, weights=identity.weights, mean=list(identity.mean), std=list(identity.std))
+        self._resolve_text(values["text"])
+        values["stages"] = [_described(stage) for stage in segmenter.stack]
+        plain: dict[str, Any] = json.loads(json.dumps(values))
+        return plain
+
+    def _resolve_text(self, text: dict[str, Any]) -> None:
+        """What is asked, in place of the names of the files that word it."""
+        asked: list[Any]
+        if self.prompts is None:
+            bank = self.given
+            asked = [bank.embeddings.tobytes().hex(), bank.class_of.tolist(), bank.kinds, bank.groups]
+            text["merge"] = bank.merge
+            least = None if bank.thresholds is None else bank.thresholds.tolist()
+        else:
+            asked = [[query.class_index, query.prompts] for query in self.prompts.every_query]
+            least = [entry.threshold for entry in self.vocabulary.classes]
+        names = [entry.name for entry in self.vocabulary.classes]
+        text["vocabulary"] = {"classes": names, "background": self.vocabulary.background, "thresholds": least}
+        del text["templates"], text["descriptions"]
+        text["prompts"] = _sha256(asked)
+
+
+def _sha256(values: Any, *, sort_keys: bool = False) -> str:
+    """sha256 of JSON values, in hex."""
+    return hashlib.sha256(json.dumps(values, sort_keys=sort_keys).encode()).hexdigest()
+
+
+def _described(stage: Any) -> dict[str, Any]:
+    """A stage's name and fields; of a checkpoint, what is in it and not where it lies."""
+    from ovlabel.spine.stack import name_of
+
+    described = {"use": name_of(stage), **dataclasses.asdict(stage)}
+    if hasattr(stage, "prepare"):
+        described["checkpoint"] = file_sha256(stage.prepare(offline=True))
+    return described
 
 
 def check_folder(store: Store, folder: Path) -> None:
@@ -62,63 +177,3 @@ def _short(value: Any) -> str:
         return f"{value[:12]}…"
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def as_written(config: Config, *, own_text: bool = False) -> dict[str, Any]:
-    """The settings with the content of the files that they name, as plain JSON values; torch is not needed.
-
-    Two runs of one ovlabel version with equal settings are the same run, and nothing needs to be resolved.
-    """
-    values = config.to_dict()
-    values["encoder"].pop("device")
-    vocabulary, templates = load_vocabulary(config.text.vocabulary), load_templates(config.text.templates)
-    said = load_descriptions(config.text.descriptions, vocabulary)
-    content = json.dumps([vocabulary.content(), dict(templates.by_kind), templates.adaptive, said], sort_keys=True)
-    model, weights = (Path(os.path.expanduser(name)) for name in config.encoder.source)
-    checkpoints = [Path(str(dict(stage.fields).get("checkpoint", ""))) for stage in config.stages]
-    named = (model, weights, weights.parent / "open_clip_config.json", *checkpoints)
-    files = {str(path): file_sha256(path) for path in named if os.path.isfile(path)}
-    return {
-        "config": values,
-        "prompts": "given" if own_text else hashlib.sha256(content.encode()).hexdigest(),
-        "files": files,
-        "version": __version__,
-    }
-
-
-def resolved(config: Config, segmenter: Segmenter, *, own_text: bool = False) -> dict[str, Any]:
-    """All that changes the results of a run, as plain JSON values; two runs with equal dicts are the same run."""
-    values = config.to_dict()
-    identity = segmenter.clip.identity
-    encoder = values["encoder"]
-    encoder.pop("device")
-    encoder["precision"] = segmenter.clip.precision
-    encoder.update(model=identity.model, weights=identity.weights, mean=list(identity.mean), std=list(identity.std))
-    text = values["text"]
-    if own_text:
-        bank = segmenter.bank
-        asked = [bank.embeddings.tobytes().hex(), bank.class_of.tolist(), bank.kinds, bank.groups]
-        names, background, thresholds = bank.classes, bank.background, bank.thresholds
-        text["merge"] = bank.merge
-        least = None if thresholds is None else thresholds.tolist()
-    else:
-        vocabulary = load_vocabulary(config.text.vocabulary)
-        said = load_descriptions(config.text.descriptions, vocabulary)
-        queries = make_queries(vocabulary, load_templates(config.text.templates), said)
-        asked = [[query.class_index, query.prompts] for query in queries]
-        names, background = tuple(entry.name for entry in vocabulary.classes), vocabulary.background
-        least = [entry.threshold for entry in vocabulary.classes]
-    text["vocabulary"] = {"classes": list(names), "background": background, "thresholds": least}
-    del text["templates"], text["descriptions"]  # what is asked counts, not the name of the file that words it
-    text["prompts"] = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
-    values["stages"] = [_described(stage) for stage in segmenter.stack]
-    plain: dict[str, Any] = json.loads(json.dumps(values))
-    return plain
-
-
-def _described(stage: Any) -> dict[str, Any]:
-    """A stage's name and fields; of a checkpoint, what is in it and not where it lies."""
-    described = {"use": name_of(stage), **dataclasses.asdict(stage)}
-    if hasattr(stage, "prepare"):
-        described["checkpoint"] = file_sha256(stage.prepare(offline=True))
-    return described

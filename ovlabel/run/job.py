@@ -13,14 +13,13 @@ from typing import Any
 
 from ovlabel.errors import ConfigError, StoreError, printable
 from ovlabel.run.dask import Cluster, Where
-from ovlabel.run.identity import as_written, check_folder, check_run
+from ovlabel.run.identity import RunIdentity, check_folder, check_run
 from ovlabel.run.listing import Listing, Selection, list_folder
 from ovlabel.run.local import VANISHED, Annotator, Entry, Maker, annotate_items, make_segmenter, read_known, report_of
 from ovlabel.settings.keys import Config
 from ovlabel.store.lock import locked
 from ovlabel.store.read import Store, create_store, exists, open_store
 from ovlabel.store.record import Record
-from ovlabel.text.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
 from ovlabel.types import ChunkReport, ImageItem, TextBank
 
 log = logging.getLogger("ovlabel")
@@ -50,8 +49,7 @@ class Job:
     vanished: list[str]
     store: Store | None
     settled: bool
-    written: dict[str, Any]
-    text: TextBank | None = None
+    run_identity: RunIdentity
     chunk_size: int = 64
     offline: bool = False
     wait: bool = False
@@ -102,14 +100,15 @@ class Job:
             segmenter: Annotator | None = None
             text = _text_of(self)
             if (self.pending and not self.spread) or not self.settled:
-                segmenter, run = (make or make_segmenter)(self.config, self.text, self.offline)
-                there = exists(self.out)
-                check_run(
-                    open_store(self.out) if there else create_store(self.out, self.folder, run, self.written, text), run
-                )
+                segmenter, run = (make or make_segmenter)(self.run_identity, self.offline)
+                if exists(self.out):
+                    made = open_store(self.out)
+                else:
+                    made = create_store(self.out, self.folder, run, self.run_identity.written, text)
+                check_run(made, run)
             store = self.store = open_store(self.out, lock, self.selection.shard)
             check_folder(store, self.folder)
-            store.settle(self.written, self.folder, text)
+            store.settle(self.run_identity.written, self.folder, text)
             store.clear_unfinished()
             self.plan(store)
             if self.spread:
@@ -140,7 +139,7 @@ class Job:
         for start in range(0, len(same), self.chunk_size):
             yield _commit(store, same[start : start + self.chunk_size], time.monotonic())
         if rest:
-            cluster = Cluster(where, store, self.config, self.text, self.offline, make)
+            cluster = Cluster(where, store, self.run_identity, self.offline, make)
             yield from cluster.run(rest, self.chunk_size, on_image, self.gone)
 
     def _chunks(
@@ -312,7 +311,7 @@ def prepare(
         raise ConfigError("--prune needs the whole folder and the whole store: run it without --shard and --list")
     listing = list_folder(folder, selection)
     path = default_store(folder) if out is None else Path(out)
-    written = as_written(config, own_text=text is not None)
+    identity = RunIdentity.read(config, text)
     store = open_store(path) if exists(path) else None
     if store is not None:
         check_folder(store, folder)
@@ -325,9 +324,8 @@ def prepare(
         pending=[],
         vanished=[] if store is None else listing.vanished(folder, store.records),
         store=store,
-        settled=text is None and store is not None and store.attrs["written"] == written,
-        written=written,
-        text=text,
+        settled=text is None and store is not None and store.attrs["written"] == identity.written,
+        run_identity=identity,
         chunk_size=chunk_size,
         offline=offline,
         wait=wait,
@@ -347,16 +345,10 @@ def default_store(folder: Path) -> Path:
 
 def _text_of(job: Job) -> dict[str, Any]:
     """What a store says of its classes."""
-    vocabulary = load_vocabulary(job.config.text.vocabulary) if job.text is None else _vocabulary_of(job.text)
+    vocabulary = job.run_identity.vocabulary
     return {
         "classes": [entry.name for entry in vocabulary.classes],
         "colours": [list(colour) for colour in vocabulary.colours],
         "background": vocabulary.background,
         "vocabulary": vocabulary.content()["classes"],
     }
-
-
-def _vocabulary_of(bank: TextBank) -> Vocabulary:
-    pairs = zip(bank.classes, bank.kinds, strict=True)
-    classes = tuple(VocabularyClass(name, kind) for name, kind in pairs)
-    return Vocabulary("given", "given", "", classes, bank.background)

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from ovlabel.errors import ImageError, VanishedError, out_of_memory, printable
 from ovlabel.pictures.read import Content, decode_first, read_file
-from ovlabel.settings.keys import Config
+from ovlabel.run.identity import RunIdentity
 from ovlabel.store.record import Record, now
-from ovlabel.types import Annotation, ChunkReport, ImageItem, TextBank, UInt8Image
+from ovlabel.types import Annotation, ChunkReport, ImageItem, UInt8Image
 
 log = logging.getLogger("ovlabel")
 
@@ -42,7 +42,7 @@ class Annotator(Protocol):
         """The same for several images at once."""
 
 
-Maker = Callable[[Config, TextBank | None, bool], tuple[Annotator, dict[str, Any]]]
+Maker = Callable[[RunIdentity, bool], tuple[Annotator, dict[str, Any]]]
 
 
 class Known(Protocol):
@@ -228,10 +228,17 @@ def report_of(records: Iterable[Record], seconds: float) -> ChunkReport:
     )
 
 
-def make_segmenter(config: Config, text: TextBank | None, offline: bool) -> tuple[Annotator, dict[str, Any]]:
-    """The segmenter of a run, and the run as resolved: everything that changes results."""
-    from ovlabel.run.identity import resolved
+def make_segmenter(run: RunIdentity, offline: bool) -> tuple[Annotator, dict[str, Any]]:
+    """The segmenter of a run, and the run as resolved.
+
+    Args:
+        run: the settings and the content of their files.
+        offline: open no connection for weights.
+
+    Raises:
+        ConfigError, WeightsError: see `ovlabel.build`.
+    """
     from ovlabel.spine.build import build
 
-    segmenter = build(config, text=text, offline=offline)
-    return segmenter, resolved(config, segmenter, own_text=text is not None)
+    segmenter = build(run.config, text=run.text, prompts=run.prompts, offline=offline)
+    return segmenter, run.resolved(segmenter)

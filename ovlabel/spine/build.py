@@ -10,25 +10,31 @@ from ovlabel.settings.keys import Config
 from ovlabel.spine.segmenter import Segmenter
 from ovlabel.spine.stack import Stack, make_stage
 from ovlabel.text.bank import text_bank
+from ovlabel.text.prompts import Prompts
 from ovlabel.types import TextBank
 
 log = logging.getLogger("ovlabel")
 
 
-def build(config: Config, *, text: TextBank | None = None, offline: bool = False) -> Segmenter:
+def build(
+    config: Config, *, text: TextBank | None = None, prompts: Prompts | None = None, offline: bool = False
+) -> Segmenter:
     """The segmenter of a run.
 
     Args:
-        config: from `load_config`. text: a bank of one's own, in place of `text.vocabulary`, `templates` and `merge`.
+        config: from `load_config`.
+        text: a text bank of your own, in place of `text.vocabulary`, `text.templates` and `text.merge`.
+        prompts: the content of the files that `config.text` names, where they have been read already.
         offline: open no connection for weights.
 
     Raises:
-        ConfigError, StackError: names or values that do not exist, stages in a meaningless order.
+        ConfigError: a name or a value that does not exist, or a bank of another embedding size than the encoder's.
+        StackError: stages in an order that has no meaning.
         WeightsError: weights that can't be had or do not fit.
     """
     stack = _stack(config, offline)
     clip = load_clip(config.encoder, offline=offline)
-    bank = text_bank(config.text, clip) if text is None else text
+    bank = text_bank(config.text, clip, prompts) if text is None else text
     width = int(clip.identity.model["embed_dim"])
     if bank.embeddings.shape[1] != width:
         raise ConfigError(f"the text bank has {bank.embeddings.shape[1]} dimensions, the encoder {width}")

@@ -21,9 +21,8 @@ from ovlabel.files import cache_dir, read_up_to, write_atomic
 from ovlabel.model.clip import Clip
 from ovlabel.ops import normalise
 from ovlabel.settings.keys import TextConfig
-from ovlabel.text.prompts import Query, join_prompts, load_descriptions, make_queries
-from ovlabel.text.templates import load_templates
-from ovlabel.text.vocabulary import Vocabulary, load_vocabulary
+from ovlabel.text.prompts import Prompts, Query, join_prompts
+from ovlabel.text.vocabulary import Vocabulary
 from ovlabel.types import TextBank
 
 _BATCH = 256
@@ -34,21 +33,27 @@ _RULE = "normalise each, mean, normalise"
 log = logging.getLogger("ovlabel")
 
 
-def text_bank(config: TextConfig, clip: Clip) -> TextBank:
-    """The bank of a run's vocabulary and templates. Raises ConfigError."""
-    vocabulary = load_vocabulary(config.vocabulary)
-    templates = load_templates(config.templates)
-    said = load_descriptions(config.descriptions, vocabulary)
-    queries = make_queries(vocabulary, templates, {} if config.knowledge else said)
+def text_bank(config: TextConfig, clip: Clip, prompts: Prompts | None = None) -> TextBank:
+    """The text bank of a run.
+
+    Args:
+        config: the section `text` of the run's settings.
+        clip: the encoder whose text tower is used.
+        prompts: the content of the files that `config` names; read here where it is not handed over.
+
+    Raises:
+        ConfigError: a file that can't be read, more clusters than descriptions.
+    """
+    prompts = prompts or Prompts.read(config)
+    queries = prompts.queries
     embeddings = _cached(queries, clip)
     if config.centring:
         embeddings = centred(embeddings, _neutral(queries, clip), config.centring)
-    if config.knowledge:
-        sentences = [Query(0, s, (s,)) for own in said.values() for s in own]
-        known = _cached(sentences, clip)
-        own = [query.class_index != vocabulary.background for query in queries]
+    if prompts.sentences:
+        known = _cached(prompts.sentences, clip)
+        own = [query.class_index != prompts.vocabulary.background for query in queries]
         embeddings[own] = enriched(embeddings[own], known, config.knowledge, config.knowledge_temperature)
-    return bank_of(vocabulary, queries, embeddings, config.merge)
+    return bank_of(prompts.vocabulary, queries, embeddings, config.merge)
 
 
 def bank_of(

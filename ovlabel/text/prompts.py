@@ -1,4 +1,8 @@
-"""Vocabulary × templates → the sentences that are asked of the text tower. Standard library only."""
+"""Vocabulary × templates → the sentences that the text tower encodes. Standard library only.
+
+`Prompts` holds what the files of a run's text settings contain. The files are read once a run; everything that needs
+their content afterwards (the text bank, the comparison of runs, the store's manifest) is handed this object.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ovlabel.errors import ConfigError, short, unknown
 from ovlabel.files import read_toml
-from ovlabel.text.templates import Templates
-from ovlabel.text.vocabulary import Vocabulary, VocabularyClass, check_sentences, read_name
+from ovlabel.settings.keys import TextConfig
+from ovlabel.text.templates import Templates, load_templates
+from ovlabel.text.vocabulary import Vocabulary, VocabularyClass, check_sentences, load_vocabulary, read_name
 
 MOST_PROMPTS, MOST_LETTERS = 500_000, 20_000_000  # that the text tower is asked in one run
 
@@ -23,6 +29,66 @@ class Query:
     name: str
     prompts: tuple[str, ...]
     templates: tuple[str, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The text of a run: the content of its vocabulary, template and description files.
+
+    Attributes:
+        vocabulary: the classes, in label order.
+        templates: the sentences that names are put into.
+        descriptions: sentences of each described class, by class name.
+        knowledge: whether descriptions enrich the names' embeddings (`text.knowledge`) instead of being queries.
+
+    Example:
+        >>> from ovlabel.settings.keys import TextConfig
+        >>> prompts = Prompts.read(TextConfig(vocabulary="classes:cat, dog", templates="simple"))
+        >>> [query.prompts for query in prompts.queries]
+        [('a photo of a cat.',), ('a photo of a dog.',)]
+    """
+
+    vocabulary: Vocabulary
+    templates: Templates
+    descriptions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    knowledge: bool = False
+
+    @classmethod
+    def read(cls, config: TextConfig) -> Prompts:
+        """Read the files that text settings name.
+
+        Args:
+            config: the section `text` of a run's settings.
+
+        Raises:
+            ConfigError: an unknown name, or a file that does not hold what it should.
+        """
+        vocabulary = load_vocabulary(config.vocabulary)
+        descriptions = load_descriptions(config.descriptions, vocabulary)
+        return cls(vocabulary, load_templates(config.templates), descriptions, bool(config.knowledge))
+
+    @property
+    def every_query(self) -> list[Query]:
+        """Names and descriptions, classes in order: all text that has a part in the result. Raises ConfigError."""
+        return make_queries(self.vocabulary, self.templates, self.descriptions)
+
+    @property
+    def queries(self) -> list[Query]:
+        """What is compared with the image: without the descriptions where they only enrich the names."""
+        return [query for query in self.every_query if query.templates or not self.knowledge]
+
+    @property
+    def sentences(self) -> list[Query]:
+        """The descriptions that enrich the names' embeddings, in the order of their file; none without `knowledge`."""
+        if not self.knowledge:
+            return []
+        return [Query(0, text, (text,)) for own in self.descriptions.values() for text in own]
+
+    @property
+    def content(self) -> list[Any]:
+        """All that the files say, as plain JSON values: equal content, equal prompts."""
+        adaptive, by_kind = self.templates.adaptive, dict(self.templates.by_kind)
+        return [self.vocabulary.content(), by_kind, adaptive, dict(self.descriptions)]
 
 
 def load_descriptions(path: str | Path, vocabulary: Vocabulary) -> dict[str, tuple[str, ...]]:

@@ -16,11 +16,11 @@ from ovlabel.errors import TruthError
 from ovlabel.evaluation.metrics import confusion, miou, pixel_accuracy
 from ovlabel.evaluation.scores import map_classes, read_map, score
 from ovlabel.evaluation.truth import Truth, TruthClass, open_truth
+from ovlabel.run.identity import RunIdentity
 from ovlabel.run.job import prepare
-from ovlabel.settings.keys import Config
 from ovlabel.settings.reading import load_config
 from ovlabel.store.read import Store, open_store
-from ovlabel.types import Annotation, TextBank, UInt8Image
+from ovlabel.types import Annotation, UInt8Image
 from tests.cli.test_cli import Run, ovlabel
 
 __all__ = ["ovlabel"]
@@ -53,8 +53,8 @@ def annotated(
         Image.fromarray(pixels.astype(np.uint8)).save(path)
     config = load_config("plain", {"text.vocabulary": "classes:" + ", ".join(names), "encoder.weights": "random:0"})
 
-    def make(config: Config, text: TextBank | None, offline: bool) -> tuple[Painted, dict[str, Any]]:
-        return Painted(len(names)), config.to_dict()
+    def make(run: RunIdentity, offline: bool) -> tuple[Painted, dict[str, Any]]:
+        return Painted(len(names)), run.config.to_dict()
 
     for _ in prepare(folder / name.removesuffix(".zarr"), config, folder / name).run(make=make):
         pass

@@ -11,7 +11,7 @@ import torch
 
 from ovlabel.cli import main
 from ovlabel.model.device import pick_precision
-from ovlabel.run.identity import resolved
+from ovlabel.run.identity import RunIdentity
 from ovlabel.settings.reading import load_config
 from ovlabel.spine.build import build
 
@@ -99,4 +99,4 @@ def test_auto_is_what_the_device_computes_in_and_the_run_remembers_it(
     config = load_config("plain", {**tiny, "text.vocabulary": "classes:cat, dog", "encoder.precision": "auto"})
     segmenter = build(config)
     assert segmenter.clip.precision == pick_precision(segmenter.clip.device)
-    assert resolved(config, segmenter)["encoder"]["precision"] == segmenter.clip.precision
+    assert RunIdentity.read(config).resolved(segmenter)["encoder"]["precision"] == segmenter.clip.precision

@@ -19,12 +19,13 @@ from PIL import Image
 
 from ovlabel.run import dask
 from ovlabel.run.dask import RESOURCE, Where
+from ovlabel.run.identity import RunIdentity
 from ovlabel.run.job import prepare
 from ovlabel.settings.keys import Config
 from ovlabel.settings.reading import load_config
 from ovlabel.store.read import open_store
 from ovlabel.store.verify import verify
-from ovlabel.types import Annotation, TextBank, UInt8Image
+from ovlabel.types import Annotation, UInt8Image
 from tests import faults
 from tests.faults import annotation
 
@@ -50,12 +51,12 @@ class Deadly(faults.Fake):
         return super().begin(image)
 
 
-def slow(config: Config, text: TextBank | None, offline: bool) -> tuple[Slow, dict[str, Any]]:
-    return Slow(), faults.make(config, text, offline)[1]
+def slow(run: RunIdentity, offline: bool) -> tuple[Slow, dict[str, Any]]:
+    return Slow(), faults.make(run, offline)[1]
 
 
-def deadly(config: Config, text: TextBank | None, offline: bool) -> tuple[Deadly, dict[str, Any]]:
-    return Deadly(), faults.make(config, text, offline)[1]
+def deadly(run: RunIdentity, offline: bool) -> tuple[Deadly, dict[str, Any]]:
+    return Deadly(), faults.make(run, offline)[1]
 
 
 MAKERS = {"fake": faults.make, "slow": slow, "deadly": deadly}
@@ -218,14 +219,15 @@ def test_a_workers_segmenter_is_built_once(tmp_path: Path, folder: Path, monkeyp
     store = open_store(tmp_path / "s.zarr")
     made: list[Config] = []
 
-    def make(config: Config, text: TextBank | None, offline: bool) -> tuple[faults.Fake, dict[str, Any]]:
-        made.append(config)
-        return faults.make(config, text, offline)
+    def make(run: RunIdentity, offline: bool) -> tuple[faults.Fake, dict[str, Any]]:
+        made.append(run.config)
+        return faults.make(run, offline)
 
     monkeypatch.setattr(dask, "_segmenters", {})
     items = tuple(prepare(folder, CONFIG, tmp_path / "other.zarr").items)
     for number in range(3):
-        task = dask.Task(items[:2], "run", make, CONFIG, None, False, 0, (), store.path, 90 + number, None, 3)
+        identity = RunIdentity.read(CONFIG)
+        task = dask.Task(items[:2], "run", make, identity, False, 0, (), store.path, 90 + number, None, 3)
         receipt = dask.annotate_chunk(task)
         assert [record.key for record in receipt.records] == ["00.png", "01.png"]
         assert (store.path / "chunks" / receipt.name / "labels").is_dir()

@@ -18,6 +18,7 @@ from PIL import Image
 
 from ovlabel import files
 from ovlabel.errors import BusyError, ConfigError, RunError, StoreError
+from ovlabel.run.identity import RunIdentity
 from ovlabel.run.job import Job, annotate, default_store, prepare
 from ovlabel.run.local import Records, annotate_items
 from ovlabel.settings.keys import Config
@@ -25,7 +26,7 @@ from ovlabel.settings.reading import load_config
 from ovlabel.store import read as store_room
 from ovlabel.store.read import open_store
 from ovlabel.store.record import Record
-from ovlabel.types import Annotation, ChunkReport, TextBank, UInt8Image
+from ovlabel.types import Annotation, ChunkReport, UInt8Image
 from tests.conftest import writing
 
 CONFIG = load_config("plain", {"text.vocabulary": "classes:dark, middle, bright", "encoder.weights": "random:0"})
@@ -65,11 +66,11 @@ class Fake:
         small = image[:2, :2, 2]
         return Annotation(labels, confidence, np.ones((1, *small.shape), np.uint8), small[None].copy(), small.shape)
 
-    def make(self, config: Config, text: TextBank | None, offline: bool) -> tuple[Fake, dict[str, Any]]:
+    def make(self, run: RunIdentity, offline: bool) -> tuple[Fake, dict[str, Any]]:
         self.made += 1
-        run = config.to_dict()
-        run["encoder"].pop("device")
-        return self, run
+        resolved = run.config.to_dict()
+        resolved["encoder"].pop("device")
+        return self, resolved
 
 
 def draw(path: Path, seed: int, size: tuple[int, int] = (6, 8)) -> UInt8Image:

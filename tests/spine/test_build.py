@@ -14,7 +14,7 @@ import torch
 
 from ovlabel import TextBank, build, load_config
 from ovlabel.errors import ConfigError, WeightsError
-from ovlabel.run.identity import as_written, differences, resolved
+from ovlabel.run.identity import RunIdentity, differences
 from tests.stages.conftest import loftup_tensors
 
 WORDS = '[[class]]\nname = "cat"\nkind = "thing"\n[[class]]\nname = "grass"\nkind = "stuff"\n'
@@ -30,7 +30,7 @@ def run_of(tiny: dict[str, Any], tmp_path: Path) -> Callable[..., dict[str, Any]
         overrides = {**tiny, "text.vocabulary": str(file), "text.templates": "adaptive"}
         overrides |= {key.replace("__", "."): value for key, value in keys.items()}
         config = load_config("sclip", overrides)
-        return resolved(config, build(config))
+        return RunIdentity.read(config).resolved(build(config))
 
     return run
 
@@ -106,7 +106,8 @@ def test_a_bank_of_ones_own_is_told_from_another_in_everything(tiny: dict[str, A
     def run(**changes: Any) -> dict[str, Any]:
         values = {"embeddings": vectors, "class_of": [0, 0, 1], "classes": names, "kinds": kinds} | changes
         config = load_config("sclip", tiny)
-        return resolved(config, build(config, text=TextBank(**values)), own_text=True)
+        bank = TextBank(**values)
+        return RunIdentity.read(config, bank).resolved(build(config, text=bank))
 
     plain = run()
     assert run() == plain
@@ -126,9 +127,9 @@ def test_files_beside_the_weights_belong_to_the_settings_as_written(tiny: dict[s
     weights.parent.mkdir()
     weights.write_bytes(b"not read here")
     config = load_config("sclip", {**tiny, "encoder.weights": str(weights)})
-    before = as_written(config)
+    before = RunIdentity.read(config).written
     (weights.parent / "open_clip_config.json").write_text("{}")
-    assert as_written(config) != before
+    assert RunIdentity.read(config).written != before
 
 
 def test_weights_in_another_place_are_the_same_run(golden_model: dict[str, Any], tmp_path: Path) -> None:
@@ -137,7 +138,7 @@ def test_weights_in_another_place_are_the_same_run(golden_model: dict[str, Any],
     runs = []
     for path in (golden_model["encoder.weights"], str(copy)):
         config = load_config("sclip", {**golden_model, "encoder.weights": path})
-        runs.append(resolved(config, build(config, text=bank), own_text=True))
+        runs.append(RunIdentity.read(config, bank).resolved(build(config, text=bank)))
     assert runs[0] == runs[1]
     assert len(runs[0]["encoder"]["weights"]) == 64
 
@@ -156,15 +157,16 @@ def test_an_optional_stage_without_its_checkpoint_is_left_out_and_said(
     stages = [{"use": "csa"}, {"use": "loftup", "checkpoint": str(tmp_path / "loftup.bin"), "optional": True}]
     config = load_config("plain", {**tiny, "text.vocabulary": "classes:cat, grass", "stages": stages})
     made = build(config, offline=True)
-    assert [stage["use"] for stage in resolved(config, made)["stages"]] == ["csa"]
+    assert [stage["use"] for stage in RunIdentity.read(config).resolved(made)["stages"]] == ["csa"]
     assert "the stage 'loftup' is left out: no weights file" in caplog.text
     torch.save(loftup_tensors(32), tmp_path / "loftup.bin")
-    there = resolved(config, build(config, offline=True))["stages"]
+    there = RunIdentity.read(config).resolved(build(config, offline=True))["stages"]
     assert [stage["use"] for stage in there] == ["csa", "loftup"]
     shutil.move(tmp_path / "loftup.bin", tmp_path / "moved.bin")
     stages[1]["checkpoint"] = str(tmp_path / "moved.bin")
     config = load_config("plain", {**tiny, "text.vocabulary": "classes:cat, grass", "stages": stages})
-    assert resolved(config, build(config, offline=True))["stages"] == there  # what is in it counts, not where it lies
+    moved = RunIdentity.read(config).resolved(build(config, offline=True))["stages"]
+    assert moved == there  # what is in it counts, not where it lies
     del stages[1]["optional"]
     stages[1]["checkpoint"] = "nowhere.bin"
     with pytest.raises(WeightsError, match="no weights file"):
