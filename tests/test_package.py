@@ -77,7 +77,9 @@ def test_the_installed_package_needs_no_checkout(installed: Path, tmp_path: Path
     code = (
         "import ovlabel\n"
         "from ovlabel.text.vocabulary import *\n"
-        "from ovlabel.settings.keys import load_config, preset_names, stage_names\n"
+        "from ovlabel.text.templates import *\n"
+        "from ovlabel.settings.keys import stage_names\n"
+        "from ovlabel.settings.reading import load_config, preset_names\n"
         "print(ovlabel.__file__)\n"
         "print(sum(len(load_vocabulary(name).classes) for name in vocabulary_names()))\n"
         "print(*(len(load_templates(name).by_kind['thing']) for name in template_names()))\n"
@@ -88,7 +90,7 @@ def test_the_installed_package_needs_no_checkout(installed: Path, tmp_path: Path
     assert Path(place) == installed / "ovlabel" / "__init__.py"
     assert int(classes) == 171 + 81 + 21 + 20 + 60 + 59 + 150 + 19 + 25 + 109 + 133 + 11
     assert "80" in sentences.split()
-    assert presets.split() == sorted(path.stem for path in (ROOT / "ovlabel" / "presets").glob("*.toml"))
+    assert presets.split() == sorted(path.stem for path in (ROOT / "ovlabel" / "settings" / "presets").glob("*.toml"))
     assert stages.split() == sorted(p.stem for p in (ROOT / "ovlabel" / "stages").glob("*.py") if p.stem[0] != "_")
     assert stack == "['kk', 'neighbours', 'pamr']"
 
@@ -107,8 +109,8 @@ def test_the_installed_package_carries_its_model(installed: Path) -> None:
 def test_a_preset_added_to_the_installed_package_is_found(installed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "own"
     shutil.copytree(installed, folder)
-    (folder / "ovlabel" / "presets" / "mine.toml").write_text('title = "mine"\nstages = ["qq"]\n')
-    code = "from ovlabel.settings.keys import load_config; print(load_config('mine').stages[0].use)"
+    (folder / "ovlabel" / "settings" / "presets" / "mine.toml").write_text('title = "mine"\nstages = ["qq"]\n')
+    code = "from ovlabel.settings.reading import load_config; print(load_config('mine').stages[0].use)"
     assert run("-c", code, path=folder, cwd=tmp_path).strip() == "qq"
 
 

@@ -739,7 +739,7 @@ def test_a_hundred_megapixels_are_decoded_in_little_memory(kind: str, tmp_path: 
     save = "Image.new('RGB', (10_000, 10_000), (200, 100, 50)).save(sys.argv[1], sys.argv[2], compress_level=1)"
     load = """
 from pathlib import Path
-from ovlabel.images import decode
+from ovlabel.pictures.read import decode
 peak = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 decode(Path(sys.argv[3]).read_bytes())
 data = Path(sys.argv[1]).read_bytes()

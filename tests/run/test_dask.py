@@ -203,7 +203,7 @@ def test_a_scheduler_that_is_there_is_used(folder: Path, tmp_path: Path) -> None
 def test_no_scheduler_is_said_in_one_line(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "s.zarr"
     code = (
-        "import sys; from ovlabel import cluster, job; from ovlabel.cli import main; from tests import faults\n"
+        "import sys; from ovlabel.run import dask, job; from ovlabel.cli import main; from tests import faults\n"
         "dask._CONNECT_SECONDS = 1; job.make_segmenter = faults.make\n"
         "sys.exit(main(sys.argv[1:]))"
     )

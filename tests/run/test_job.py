@@ -635,7 +635,7 @@ def test_a_file_that_can_be_opened_again_is_annotated(
         return files.open_regular(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("ovlabel.images.open_regular", flaky)
+        patch.setattr("ovlabel.pictures.read.open_regular", flaky)
         job, _ = run_all(folder, fake)
         assert list(job.failures()) == ["z.png"]
     run_all(folder, fake)

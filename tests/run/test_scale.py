@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from tests.faults import make
-from ovlabel.config import load_config
-from ovlabel.job import prepare
+from ovlabel.settings.reading import load_config
+from ovlabel.run.job import prepare
 
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
 folder.mkdir()

@@ -451,7 +451,7 @@ def test_a_flipped_bit_is_noticed(store: Store, rng: np.random.Generator) -> Non
 HOLD = """
 import sys
 from pathlib import Path
-from ovlabel.lock import locked
+from ovlabel.store.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
