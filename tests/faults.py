@@ -28,7 +28,7 @@ import zarr  # noqa: F401 (before the forks)
 from PIL import Image
 
 from ovlabel.cli import main
-from ovlabel.run import job
+from ovlabel.run import local
 from ovlabel.run.identity import RunIdentity
 from ovlabel.store.read import open_store
 from ovlabel.store.verify import verify
@@ -105,7 +105,7 @@ def make(run: RunIdentity, offline: bool) -> tuple[Fake, dict[str, Any]]:
 
 
 def command(folder: Path, out: Path, *more: str) -> int:
-    job.make_segmenter = make  # type: ignore[assignment]
+    local.make_segmenter = make  # type: ignore[assignment]
     options = ["--classes", "dark, middle, bright", "--weights", "random:0", "--chunk", str(CHUNK)]
     return main(["annotate", str(folder), "--out", str(out), *options, *more])
 

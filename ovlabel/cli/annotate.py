@@ -16,9 +16,9 @@ import typer.core
 from ovlabel.cli.codes import OK, SOME_FAILED
 from ovlabel.cli.voice import speak
 from ovlabel.errors import ConfigError, printable, unknown
-from ovlabel.run.dask import Where
 from ovlabel.run.job import Job, prepare
 from ovlabel.run.listing import Selection, parse_names, parse_shard
+from ovlabel.run.options import RunOptions
 from ovlabel.settings.keys import Config
 from ovlabel.settings.reading import load_config, setting
 from ovlabel.store.record import Record
@@ -115,10 +115,8 @@ def annotate(
         retry_failed=retry_failed,
         prune=prune,
     )
-    if workers is not None and scheduler is not None:
-        raise ConfigError("--workers and --scheduler exclude each other")
-    spread = Where(workers or 0, scheduler or "") if workers or scheduler else None
-    job = prepare(folder, config, out, selection=selection, chunk_size=chunk, offline=offline, wait=wait, spread=spread)
+    options = RunOptions(selection, chunk, offline, wait, workers or 0, scheduler or "")
+    job = prepare(folder, config, out, options)
     if not job.pending:
         pass
     elif config.encoder.weights.startswith("random:"):
@@ -261,12 +259,12 @@ class Result:
     def of(cls, job: Job, seconds: float) -> Result:
         """The result of a job that has run."""
         records = {} if job.store is None else job.store.records
-        done = [r for item in job.items if (r := records.get(item.key)) and r.outcome == "done"]
+        done = [r for item in job.plan.items if (r := records.get(item.key)) and r.outcome == "done"]
         kept = ("key", "stage", "exception", "error", "time", "attempts")
         return cls(
-            folder=str(job.folder),
-            store=str(job.out),
-            images=len(job.items),
+            folder=str(job.plan.folder),
+            store=str(job.plan.out),
+            images=len(job.plan.items),
             annotated=len(done),
             looked_at=len(job.pending),
             pending=job.left + len(job.gone),
@@ -275,8 +273,8 @@ class Result:
             failed=[{name: getattr(record, name) for name in kept} for record in job.failures().values()],
             vanished=job.vanished,
             removed=job.removed,
-            absent=job.listing.absent,
-            left_out=job.listing.left_out,
+            absent=job.plan.listing.absent,
+            left_out=job.plan.listing.left_out,
             seconds=round(seconds, 3),
         )
 
@@ -303,7 +301,7 @@ def _print(result: Result, job: Job) -> None:
         (len(result.vanished), "removed" if result.removed else "no longer in the folder (--prune)"),
         (len(result.absent), "not found"),
         (result.more_frames, "with further frames that were not read"),
-        (result.reduced, f"decided at {job.config.labels.max_finish_pixels / 1e6:g} megapixels"),
+        (result.reduced, f"decided at {job.plan.config.labels.max_finish_pixels / 1e6:g} megapixels"),
     ):
         parts += [f"{count} {what}"] if count else []
     out = printable(result.store)

@@ -47,7 +47,7 @@ def bench(
 
     vocabulary = vocab if classes is None else INLINE + classes
     config = config_of(preset, settings, vocabulary, None, model, weights, device)
-    items = prepare(folder, config, folder / "none.zarr").items
+    items = prepare(folder, config, folder / "none.zarr").plan.items
     segmenter = build(config, offline=offline)
     exact = replace(config, encoder=replace(config.encoder, precision="fp32"))
     reference = None if segmenter.clip.precision == "fp32" else partial(build, exact, offline=offline)

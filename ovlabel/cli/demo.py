@@ -20,6 +20,7 @@ from ovlabel.evaluation.truth import TruthClass, open_truth
 from ovlabel.pictures.overlay import beside, overlay, sheet
 from ovlabel.pictures.read import decode, read_file
 from ovlabel.run.job import prepare
+from ovlabel.run.options import RunOptions
 from ovlabel.settings.reading import load_config
 from ovlabel.store.read import Store, open_store
 
@@ -46,13 +47,13 @@ def demo(
     config = load_config(preset, keys)
     name = Path(preset).stem
     drawn = write(folder, scenes, _SEED)
-    job = prepare(folder / "images", config, folder / f"{name}.zarr", offline=True)
+    job = prepare(folder / "images", config, folder / f"{name}.zarr", options=RunOptions(offline=True))
     logging.getLogger("ovlabel").info("%d drawn scenes, preset %s, embedded model", scenes, name)
     try:
         annotate_pending(job)
     except RunError as error:
         raise RunError(f"{error}; or name another folder: ovlabel demo FOLDER") from None
-    _report(open_store(job.out), drawn, folder, name)
+    _report(open_store(job.plan.out), drawn, folder, name)
     raise typer.Exit(SOME_FAILED if job.failures() else OK)
 
 

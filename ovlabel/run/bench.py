@@ -20,7 +20,8 @@ from torch import Tensor
 from ovlabel.errors import ConfigError
 from ovlabel.run.job import Job, prepare
 from ovlabel.run.listing import Selection
-from ovlabel.run.local import Records, read_image
+from ovlabel.run.options import RunOptions
+from ovlabel.run.reading import Records, read_image
 from ovlabel.spine.segmenter import Segmenter
 from ovlabel.spine.windows import cut, tile
 from ovlabel.store.read import open_store
@@ -135,8 +136,10 @@ def _floor(segmenter: Segmenter, windows: Sequence[Tensor]) -> None:
 
 def _run(folder: Path, out: Path, items: Sequence[ImageItem], segmenter: Segmenter, chunk_size: int) -> Job:
     names = tuple(item.key for item in items)
-    job = prepare(folder, segmenter.config, out, selection=Selection(names=names), chunk_size=chunk_size)
-    run = job.run_identity.resolved(segmenter)
+    job = prepare(
+        folder, segmenter.config, out, options=RunOptions(selection=Selection(names=names), chunk_size=chunk_size)
+    )
+    run = job.plan.identity.resolved(segmenter)
     for _ in job.run(make=lambda *_: (segmenter, run)):
         pass
     return job
@@ -146,7 +149,7 @@ def _parts(folder: Path, items: Sequence[ImageItem], segmenter: Segmenter, where
     """Seconds an image of every part, one after the other."""
     spent = dict.fromkeys(PARTS, 0.0)
     bare = _run(folder, where / "parts.zarr", items[:1], segmenter, 1)
-    store = open_store(bare.out)
+    store = open_store(bare.plan.out)
     clock = _Clock(segmenter)
     entries: list[tuple[Any, Annotation]] = []
     for item in items:

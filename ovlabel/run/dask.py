@@ -1,10 +1,11 @@
-"""The same chunks on Dask's workers: they write arrays, this process commits. dask stays in this room.
+"""The images of a run, annotated by Dask's workers.
 
-    this process: chunks of items ─task→ worker: read, segment, write arrays under a name of its own ─receipt→ commit
+    this process: chunks of items ─task→ worker: read, segment, write arrays under a new name ─receipt→ commit
 
-A worker builds its segmenter once and keeps it; a task carries the config, a receipt carries records, neither carries
-pixels. Folder and store must be at the same paths for everybody. Workers hold no lock and write no record: an array
-that no commit adopts never counts, so a worker may die, or be taken for dead and go on writing, at any moment.
+A worker builds its segmenter once and keeps it. A task carries the run, a receipt carries records; neither carries
+pixels. The folder and the store must be at the same paths on every machine. Workers hold no lock and write no commit
+record: arrays that no commit record names do not count, so a worker may die at any moment, and one that was taken for
+dead may go on writing.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ import os
 import pickle
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ovlabel.errors import ConfigError, printable
 from ovlabel.run.identity import RunIdentity
-from ovlabel.run.local import VANISHED, Annotator, Maker, Records, annotate_items, make_segmenter, report_of
+from ovlabel.run.local import Annotator, Maker, OnImage, annotate_items, commit, report_of
+from ovlabel.run.options import RunOptions
+from ovlabel.run.reading import VANISHED, Entry, Records, read_known
 from ovlabel.store.lock import Shard
 from ovlabel.store.read import Store, new_name, write_arrays
 from ovlabel.store.record import Record, now
@@ -42,21 +45,21 @@ _CONNECT_SECONDS = 20
 
 
 @dataclass(frozen=True)
-class Where:
-    """`workers`: processes to start on this machine, or `scheduler`: the address of a Dask scheduler that is there."""
-
-    workers: int = 0
-    scheduler: str = ""
-
-
-@dataclass(frozen=True)
 class Task:
     """What a worker needs to annotate a chunk.
 
     Attributes:
-        run: stands for identity and offline; a worker that has built this run's segmenter uses it again.
-        make: builds it. threads: torch's, or 0 to leave them. failed: records of those images that failed before.
-        out: the store. number, shard: for the name of the chunk. classes: how many the store has.
+        items: the images of the chunk.
+        run: stands for `identity` and `offline`; a worker that has built this run's segmenter uses it again.
+        make: builds the segmenter.
+        identity: the run.
+        offline: open no connection for weights.
+        threads: torch's threads in the worker; 0 leaves them as they are.
+        failed: records of those of the images that failed before.
+        out: the store.
+        number: the number in the name of the chunk.
+        shard: the shard in the name of the chunk, or None.
+        classes: how many classes the store has.
     """
 
     items: tuple[ImageItem, ...]
@@ -74,11 +77,18 @@ class Task:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a worker has written: the chunk's name, its records. `gone`: keys that were not there any more."""
+    """What a worker has done.
+
+    Attributes:
+        name: of the chunk whose arrays it has written.
+        records: of the images in it.
+        vanished: records of files that were not there any more, which are not committed.
+        seconds: what the task took.
+    """
 
     name: str
     records: tuple[Record, ...]
-    gone: tuple[str, ...]
+    vanished: tuple[Record, ...]
     seconds: float
 
 
@@ -98,8 +108,8 @@ def annotate_chunk(task: Task) -> Receipt:
     kept = [entry for entry in entries if entry[0].outcome != VANISHED]
     name = new_name(task.number, task.shard)
     records = write_arrays(task.out, name, kept, task.classes) if kept else []
-    gone = tuple(record.key for record, _ in entries if record.outcome == VANISHED)
-    return Receipt(name, tuple(records), gone, time.monotonic() - started)
+    vanished = tuple(record for record, _ in entries if record.outcome == VANISHED)
+    return Receipt(name, tuple(records), vanished, time.monotonic() - started)
 
 
 def _built(task: Task) -> Annotator:
@@ -124,49 +134,89 @@ def _number() -> int:
     return 0
 
 
-class Cluster:
-    """Runs chunks on Dask, and commits what comes back."""
+@dataclass(frozen=True)
+class DaskExecutor:
+    """See `local.Executor`: the images are annotated by Dask's workers.
 
-    def __init__(self, where: Where, store: Store, identity: RunIdentity, offline: bool, make: Maker | None) -> None:
-        self._where, self._store = where, store
-        self._fixed: dict[str, Any] = {
-            "run": hashlib.sha256(pickle.dumps((identity, offline))).hexdigest(),
-            "make": make or make_segmenter,
-            "identity": identity,
-            "offline": offline,
-            "threads": _threads(where.workers),
-            "out": store.path.resolve(),
-            "shard": store.shard,
-            "classes": len(store.classes),
-        }
+    Attributes:
+        identity: the run.
+        options: its workers or scheduler, chunk size, and whether to stay offline.
+        make: builds the segmenter on a worker.
+    """
 
-    def run(
-        self,
-        items: Sequence[ImageItem],
-        chunk_size: int,
-        on_image: Callable[[Record], None] | None,
-        gone: list[str],
-    ) -> Iterator[ChunkReport]:
-        """Annotate and commit; reports in the order in which chunks are done. `gone` takes keys of vanished files.
+    identity: RunIdentity
+    options: RunOptions
+    make: Maker
+
+    def run(self, items: Sequence[ImageItem], store: Store, on_image: OnImage) -> Iterator[ChunkReport]:
+        """See `Executor.run`; reports come in the order in which chunks are done.
 
         Raises:
-            ConfigError: there is no scheduler. StoreError: an array or a record can't be written.
+            ConfigError: no scheduler answers, or workers can't be started.
+            StoreError: an array or a record can't be written.
         """
-        with _client(self._where) as client:
-            for receipt in self._receipts(client, items, chunk_size):
-                gone += receipt.gone
-                if receipt.records:
-                    self._store.adopt(receipt.name, receipt.records)
-                for record in receipt.records:
-                    if on_image:
-                        on_image(record)
-                yield report_of(receipt.records, receipt.seconds)
+        rest, known = self._known(items, store)
+        for start in range(0, len(known), self.options.chunk_size):
+            entries = known[start : start + self.options.chunk_size]
+            for record, _ in entries:
+                on_image(record)
+            yield commit(store, entries, time.monotonic())
+        if rest:
+            with _client(self.options) as client:
+                for receipt in _Queue(client, store, self._task(store)).receipts(rest, self.options.chunk_size):
+                    yield from _committed(receipt, store, on_image)
 
-    def _receipts(self, client: Client, items: Sequence[ImageItem], chunk_size: int) -> Iterator[Receipt]:
-        """Keep every worker busy, and no more than that in flight."""
+    def _known(self, items: Sequence[ImageItem], store: Store) -> tuple[list[ImageItem], list[Entry]]:
+        """Images whose content is annotated already are found here, because the store knows contents."""
+        sizes = {record.size for record in store.records.values() if record.outcome == "done"}
+        rest, known = list[ImageItem](), list[Entry]()
+        for item in items:
+            record = read_known(item, store) if item.size in sizes else None
+            if record is None:
+                rest.append(item)
+            else:
+                known.append((record, None))
+        return rest, known
+
+    def _task(self, store: Store) -> Task:
+        """What all tasks of the run have in common."""
+        return Task(
+            items=(),
+            run=hashlib.sha256(pickle.dumps((self.identity, self.options.offline))).hexdigest(),
+            make=self.make,
+            identity=self.identity,
+            offline=self.options.offline,
+            threads=_threads(self.options.workers),
+            failed=(),
+            out=store.path.resolve(),
+            number=0,
+            shard=store.shard,
+            classes=len(store.classes),
+        )
+
+
+def _committed(receipt: Receipt, store: Store, on_image: OnImage) -> Iterator[ChunkReport]:
+    if receipt.records:
+        store.adopt(receipt.name, receipt.records)
+    for record in (*receipt.records, *receipt.vanished):
+        on_image(record)
+    yield report_of(receipt.records, receipt.seconds)
+
+
+@dataclass(frozen=True)
+class _Queue:
+    """Keeps every worker busy, with no more than that in flight."""
+
+    client: Client
+    store: Store
+    task: Task
+
+    def receipts(self, items: Sequence[ImageItem], chunk_size: int) -> Iterator[Receipt]:
+        """Submit chunks; receipts come in the order in which they are done."""
         from distributed import as_completed
         from distributed.scheduler import KilledWorker
 
+        client = self.client
         resources = _resources(client)
         size = min(chunk_size, -(-len(items) // (_TASKS * _workers(client))))
         waiting = [tuple(items[start : start + size]) for start in range(0, len(items), size)][::-1]
@@ -175,7 +225,7 @@ class Cluster:
         while waiting or flying:
             while waiting and len(flying) < _IN_FLIGHT * _workers(client):
                 chunk = waiting.pop()
-                future = client.submit(annotate_chunk, self._task(chunk), resources=resources, pure=False)
+                future = client.submit(annotate_chunk, self._of(chunk), resources=resources, pure=False)
                 flying[future] = chunk
                 done.add(future)
             future = next(done)
@@ -188,10 +238,10 @@ class Cluster:
                 else:
                     yield self._deadly(chunk[0])
 
-    def _task(self, items: tuple[ImageItem, ...]) -> Task:
-        known = self._store.records
+    def _of(self, items: tuple[ImageItem, ...]) -> Task:
+        known = self.store.records
         failed = tuple(known[item.key] for item in items if item.key in known and known[item.key].outcome == "failed")
-        return Task(items, failed=failed, number=self._store.next_number(), **self._fixed)
+        return replace(self.task, items=items, failed=failed, number=self.store.next_number())
 
     def _deadly(self, item: ImageItem) -> Receipt:
         """An image that ended the worker process, again and again, though it was alone in work."""
@@ -207,8 +257,8 @@ class Cluster:
             time=now(),
             attempts=1,
         )
-        name = new_name(self._store.next_number(), self._store.shard)
-        return Receipt(name, tuple(write_arrays(self._store.path, name, [(record, None)], 1)), (), 0.0)
+        name = new_name(self.store.next_number(), self.store.shard)
+        return Receipt(name, tuple(write_arrays(self.store.path, name, [(record, None)], 1)), (), 0.0)
 
 
 def _threads(workers: int) -> int:
@@ -220,16 +270,16 @@ def _threads(workers: int) -> int:
 
 
 @contextlib.contextmanager
-def _client(where: Where) -> Iterator[Client]:
+def _client(options: RunOptions) -> Iterator[Client]:
     """Connect, or start workers of our own; ours end with the run."""
     import dask
     from distributed import Client, LocalCluster
 
-    if where.scheduler:
+    if options.scheduler:
         try:
-            client = Client(where.scheduler, timeout=_CONNECT_SECONDS, set_as_default=False)
+            client = Client(options.scheduler, timeout=_CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError) as error:
-            raise ConfigError(f"--scheduler {where.scheduler}: no Dask scheduler answers there ({error})") from None
+            raise ConfigError(f"--scheduler {options.scheduler}: no Dask scheduler answers there ({error})") from None
         with client:
             client.wait_for_workers(1)
             yield client
@@ -238,7 +288,7 @@ def _client(where: Where) -> Iterator[Client]:
         stack.enter_context(dask.config.set({"distributed.worker.daemon": False, "distributed.admin.tick.limit": "1h"}))
         try:
             cluster = LocalCluster(
-                n_workers=where.workers,
+                n_workers=options.workers,
                 threads_per_worker=1,
                 processes=True,
                 resources={RESOURCE: 1},
@@ -247,7 +297,7 @@ def _client(where: Where) -> Iterator[Client]:
                 silence_logs=logging.CRITICAL,
             )
         except (OSError, RuntimeError) as error:
-            raise ConfigError(f"--workers {where.workers}: they can't be started ({error})") from error
+            raise ConfigError(f"--workers {options.workers}: they can't be started ({error})") from error
         stack.enter_context(cluster)
         yield stack.enter_context(Client(cluster, set_as_default=False))
 

@@ -1,340 +1,251 @@
-"""The use case: a folder of photographs → a store. Resumable, because the store is the only state."""
+"""A run: a folder of photographs → a store. It can be stopped and resumed, because the store is the only state."""
 
 from __future__ import annotations
 
-import logging
 import os
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ovlabel.errors import ConfigError, StoreError, printable
-from ovlabel.run.dask import Cluster, Where
+from ovlabel.errors import ConfigError
 from ovlabel.run.identity import RunIdentity, check_folder, check_run
 from ovlabel.run.listing import Listing, Selection, list_folder
-from ovlabel.run.local import VANISHED, Annotator, Entry, Maker, annotate_items, make_segmenter, read_known, report_of
+from ovlabel.run.options import RunOptions
 from ovlabel.settings.keys import Config
 from ovlabel.store.lock import locked
 from ovlabel.store.read import Store, create_store, exists, open_store
 from ovlabel.store.record import Record
 from ovlabel.types import ChunkReport, ImageItem, TextBank
 
-log = logging.getLogger("ovlabel")
-
-_CHUNK_BYTES = 2**28
-_CHUNK_SECONDS = 60.0
+if TYPE_CHECKING:
+    from ovlabel.run.local import Annotator, Executor, Maker, OnImage
 
 
-@dataclass
-class Job:
-    """What there is to do in a folder; `run()` does it.
+@dataclass(frozen=True)
+class Plan:
+    """What a run is about; found without torch, before anything is written.
 
     Attributes:
-        listing: the images that the run is about. pending: those that no commit covers.
-        left: how many more are pending than `limit` takes.
-        vanished: keys of the store that are no longer in the folder. removed: whether the run has removed them.
-        gone: keys that were listed, and not there any more when their turn came.
-        settled: the store was written by the very same settings; nothing needs to be compared further.
+        folder: the photographs.
+        out: the store.
+        identity: the settings and the content of their files.
+        options: how the run is done.
+        listing: the images of the folder that the run is about.
     """
 
     folder: Path
     out: Path
-    config: Config
-    selection: Selection
+    identity: RunIdentity
+    options: RunOptions
     listing: Listing
-    pending: list[ImageItem]
-    vanished: list[str]
-    store: Store | None
-    settled: bool
-    run_identity: RunIdentity
-    chunk_size: int = 64
-    offline: bool = False
-    wait: bool = False
-    spread: Where | None = None
-    removed: bool = False
-    left: int = 0
-    gone: list[str] = field(default_factory=list)
+
+    @property
+    def config(self) -> Config:
+        """The settings."""
+        return self.identity.config
+
+    @property
+    def selection(self) -> Selection:
+        """Which images of the folder."""
+        return self.options.selection
 
     @property
     def items(self) -> list[ImageItem]:
         """Every image that the run is about."""
         return self.listing.items
 
+
+@dataclass
+class Job:
+    """A plan, what of it is to be done, and what was done; `run()` does it.
+
+    Attributes:
+        plan: what the run is about.
+        store: as it was found; None before there is one.
+        settled: whether the store was written by the very same settings, so that nothing needs to be compared further.
+        pending: images that no commit covers, as many as the run takes.
+        left: how many more are pending than `Selection.limit` takes.
+        vanished: keys of the store that are not in the folder any more.
+        removed: whether the run has removed them from the store.
+        gone: keys that were listed, and whose file was not there any more when its turn came.
+    """
+
+    plan: Plan
+    store: Store | None
+    settled: bool
+    pending: list[ImageItem] = field(default_factory=list)
+    left: int = 0
+    vanished: list[str] = field(default_factory=list)
+    removed: bool = False
+    gone: list[str] = field(default_factory=list)
+
     @property
     def idle(self) -> bool:
-        """Whether nothing is to be done or checked: torch is not needed."""
-        if self.selection.prune and self.vanished:
+        """Whether there is nothing to do and nothing to compare: torch is not needed."""
+        if self.plan.selection.prune and self.vanished:
             return False
-        return not self.pending and (self.settled or not self.items)
+        return not self.pending and (self.settled or not self.plan.items)
 
-    def plan(self, store: Store | None) -> None:
-        """Find what is pending now, as far as the run goes."""
-        retry, limit = self.selection.retry_failed, self.selection.limit
-        pending = self.items if store is None else store.pending(self.items, retry_failed=retry)
-        self.pending = pending[:limit]
+    def find_pending(self, store: Store | None) -> None:
+        """Compare the listing with what is committed now."""
+        selection = self.plan.selection
+        items = self.plan.items
+        pending = items if store is None else store.pending(items, retry_failed=selection.retry_failed)
+        self.pending = pending[: selection.limit]
         self.left = len(pending) - len(self.pending)
 
     def failures(self) -> dict[str, Record]:
-        """The images of the run that failed, now or earlier."""
-        listed = {item.key for item in self.items}
+        """The records of those images of the run that failed, now or in an earlier run, by key."""
+        listed = {item.key for item in self.plan.items}
         failed = {} if self.store is None else self.store.failed
         return {key: record for key, record in failed.items() if key in listed}
 
-    def run(self, on_image: Callable[[Record], None] | None = None, make: Maker | None = None) -> Iterator[ChunkReport]:
-        """Annotate what is pending, a commit at a time; what was finished is committed even if the loop is left early.
+    def run(self, on_image: OnImage | None = None, make: Maker | None = None) -> Iterator[ChunkReport]:
+        """Annotate what is pending, a commit at a time; what is finished is committed even if the loop is left early.
 
         Args:
-            on_image: called with each image's record as soon as it is decided, before it is committed.
-            make: builds the segmenter and the run's description; a test's way in.
+            on_image: is told the record of each image as soon as it is decided, before it is committed.
+            make: builds the segmenter; tests pass a stand-in.
 
         Raises:
-            RunError: the store belongs to another run. BusyError: somebody else is writing to it.
-            StoreError: it can't be written. ConfigError, WeightsError: the segmenter can't be built.
+            RunError: the store belongs to another run or folder.
+            BusyError: another process is writing to the store.
+            StoreError: the store can't be written.
+            ConfigError, WeightsError: the segmenter can't be built.
         """
         if self.idle:
             return
-        with locked(self.out, self.selection.shard, wait=self.wait) as lock:
-            segmenter: Annotator | None = None
-            text = _text_of(self)
-            if (self.pending and not self.spread) or not self.settled:
-                segmenter, run = (make or make_segmenter)(self.run_identity, self.offline)
-                if exists(self.out):
-                    made = open_store(self.out)
-                else:
-                    made = create_store(self.out, self.folder, run, self.run_identity.written, text)
-                check_run(made, run)
-            store = self.store = open_store(self.out, lock, self.selection.shard)
-            check_folder(store, self.folder)
-            store.settle(self.run_identity.written, self.folder, text)
+        plan = self.plan
+        with locked(plan.out, plan.selection.shard, wait=plan.options.wait) as lock:
+            segmenter = self._segmenter(make)
+            store = self.store = open_store(plan.out, lock, plan.selection.shard)
+            check_folder(store, plan.folder)
+            store.settle(plan.identity.written, plan.folder, _text_of(plan.identity))
             store.clear_unfinished()
-            self.plan(store)
-            if self.spread:
-                del segmenter  # the workers have their own
-                yield from self._on_workers(self.spread, store, on_image, make)
-            elif segmenter is not None:
-                yield from self._chunks(store, segmenter, on_image)
-            if self.selection.prune and self.vanished:
-                self.vanished = [key for key in self.vanished if not os.path.lexists(self.folder / key)]
-                store.remove(self.vanished, "no longer in the folder")
-                store.free()
-                self.removed = True
+            self.find_pending(store)
+            if self.pending:
+                yield from self._executor(segmenter, make).run(self.pending, store, self._noting(on_image))
+            if plan.selection.prune and self.vanished:
+                self._prune(store)
 
-    def _on_workers(
-        self, where: Where, store: Store, on_image: Callable[[Record], None] | None, make: Maker | None
-    ) -> Iterator[ChunkReport]:
-        """Chunks on Dask; renamed and touched images are found here, because the store knows contents."""
-        sizes = {record.size for record in store.records.values() if record.outcome == "done"}
-        rest, same = [], list[Entry]()
-        for item in self.pending:
-            reading = read_known(item, store) if item.size in sizes else None
-            if reading is None:
-                rest.append(item)
-                continue
-            same.append((reading, None))
+    def _segmenter(self, make: Maker | None) -> Annotator | None:
+        """Build the segmenter, make the store or compare the run with it; None where neither is needed here."""
+        from ovlabel.run.local import make_segmenter
+
+        plan = self.plan
+        if self.settled and (plan.options.distributed or not self.pending):
+            return None
+        segmenter, run = (make or make_segmenter)(plan.identity, plan.options.offline)
+        if exists(plan.out):
+            check_run(open_store(plan.out), run)
+        else:
+            create_store(plan.out, plan.folder, run, plan.identity.written, _text_of(plan.identity))
+        return None if plan.options.distributed else segmenter  # workers build their own
+
+    def _executor(self, segmenter: Annotator | None, make: Maker | None) -> Executor:
+        """What does the work: Dask's workers, which build segmenters of their own, or this process."""
+        from ovlabel.run.local import LocalExecutor, make_segmenter
+
+        options = self.plan.options
+        if options.distributed:
+            from ovlabel.run.dask import DaskExecutor
+
+            return DaskExecutor(self.plan.identity, options, make or make_segmenter)
+        if segmenter is None:
+            segmenter, _ = (make or make_segmenter)(self.plan.identity, options.offline)
+        return LocalExecutor(segmenter, options.chunk_size)
+
+    def _noting(self, on_image: OnImage | None) -> OnImage:
+        """Notes files that vanished, and hands every record on."""
+        from ovlabel.run.reading import VANISHED
+
+        def note(record: Record) -> None:
+            if record.outcome == VANISHED:
+                self.gone.append(record.key)
             if on_image:
-                on_image(reading)
-        for start in range(0, len(same), self.chunk_size):
-            yield _commit(store, same[start : start + self.chunk_size], time.monotonic())
-        if rest:
-            cluster = Cluster(where, store, self.run_identity, self.offline, make)
-            yield from cluster.run(rest, self.chunk_size, on_image, self.gone)
+                on_image(record)
 
-    def _chunks(
-        self, store: Store, segmenter: Annotator, on_image: Callable[[Record], None] | None
-    ) -> Iterator[ChunkReport]:
-        """Everything that is pending; what a run died of comes last, each in a commit of its own."""
-        suspects = set(store.lock.suspects if store.lock else ()) & {item.key for item in self.pending}
-        for key in sorted(suspects):
-            log.warning("%s: was in work when an earlier run died; its turn comes last", printable(key))
-        groups = [[item for item in self.pending if item.key not in suspects]]
-        groups += [[item] for item in self.pending if item.key in suspects]
-        with _Writer(store) as writer:
-            for items in groups:
-                yield from self._group(items, store, segmenter, writer, on_image)
+        return note
 
-    def _group(
-        self,
-        items: list[ImageItem],
-        store: Store,
-        segmenter: Annotator,
-        writer: _Writer,
-        on_image: Callable[[Record], None] | None,
-    ) -> Iterator[ChunkReport]:
-        """Annotate and commit, each at its own pace, in the order of the items."""
-        chunk, suspects = _Chunk(self.chunk_size), store.lock.suspects if store.lock else []
-
-        def note(keys: set[str]) -> None:
-            if store.lock is not None:
-                store.lock.note(sorted(keys.union(suspects)))
-
-        try:
-            for record, annotation in annotate_items(items, store, segmenter, note):
-                if record.outcome == VANISHED:
-                    self.gone.append(record.key)
-                else:
-                    chunk.add((record, annotation))
-                if on_image:
-                    on_image(record)
-                if chunk.full:
-                    yield from writer.put(chunk)
-                    chunk = _Chunk(self.chunk_size)
-                yield from writer.done()
-            yield from writer.put(chunk)
-            yield from writer.done(wait=True)
-        except BaseException as error:  # Ctrl-C, an abandoned loop, a defect: keep what is finished, then go on failing
-            if not isinstance(error, StoreError):
-                list(writer.put(chunk))
-                list(writer.done(wait=True))
-            raise
-
-
-class _Writer:
-    """Commits chunks in a thread of its own, so that nobody waits for the disk; one at a time, in order.
-
-    A signal never falls into a commit: it is the main thread's.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ovlabel write")
-        self._writing: Future[ChunkReport] | None = None
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.shutdown()
-
-    def put(self, chunk: _Chunk) -> Iterator[ChunkReport]:
-        """Commit a chunk, if it holds anything, once the one before it is done; yields that one's report."""
-        yield from self.done(wait=True)
-        if chunk.entries:
-            entries, chunk.entries = chunk.entries, []
-            self._writing = self._thread.submit(_commit, self._store, entries, chunk.since)
-
-    def done(self, *, wait: bool = False) -> Iterator[ChunkReport]:
-        """The report of the commit that is under way, if it is done. Raises what it raised."""
-        if self._writing is not None and (wait or self._writing.done()):
-            report = self._writing.result()
-            self._writing = None
-            yield report
-
-
-@dataclass
-class _Chunk:
-    """Finished images waiting for their commit: so many, so many bytes or so many seconds of work, at the most."""
-
-    limit: int
-    entries: list[Entry] = field(default_factory=list)
-    bytes: int = 0
-    since: float = field(default_factory=time.monotonic)
-
-    def add(self, entry: Entry) -> None:
-        self.entries.append(entry)
-        if annotation := entry[1]:
-            arrays = (annotation.labels, annotation.confidence, annotation.classes, annotation.probabilities)
-            self.bytes += sum(array.nbytes for array in arrays if array is not None)
-
-    @property
-    def full(self) -> bool:
-        age = time.monotonic() - self.since
-        return len(self.entries) >= self.limit or self.bytes >= _CHUNK_BYTES or age >= _CHUNK_SECONDS
-
-
-def _commit(store: Store, entries: list[Entry], since: float) -> ChunkReport:
-    """Write it all, and say what it was; `since` is when work on it began."""
-    store.commit(entries)
-    return report_of((record for record, _ in entries), time.monotonic() - since)
+    def _prune(self, store: Store) -> None:
+        """Remove from the store what is not in the folder any more, and free its space."""
+        self.vanished = [key for key in self.vanished if not os.path.lexists(self.plan.folder / key)]
+        store.remove(self.vanished, "no longer in the folder")
+        store.free()
+        self.removed = True
 
 
 def annotate(
     folder: str | Path,
     config: Config,
     out: str | Path | None = None,
+    options: RunOptions | None = None,
     *,
     text: TextBank | None = None,
-    selection: Selection | None = None,
-    chunk_size: int = 64,
-    offline: bool = False,
-    wait: bool = False,
-    spread: Where | None = None,
 ) -> Iterator[ChunkReport]:
-    """Annotate what is pending in a folder: an iterator that works as it is walked, a report a commit.
+    """Annotate what is pending in a folder: an iterator that works as it is walked, and yields a report a commit.
 
     Args:
-        folder: photographs, in any depth of folders. config: from `load_config`.
+        folder: photographs, in any depth of folders.
+        config: the settings, from `load_config`.
         out: the store; by default FOLDER.ovlabel.zarr beside the folder.
-        text: a bank of one's own in place of the config's vocabulary and templates.
-        selection: what of the folder; by default all that is pending.
-        chunk_size: images in a commit, at the most. offline: open no connection for weights.
-        wait: while another process writes to the store, wait for it.
-        spread: Dask's workers in place of this process.
+        options: which images, in commits of which size, here or on a cluster.
+        text: a text bank of your own, in place of the vocabulary and templates that the settings name.
 
     Raises:
         ConfigError, WeightsError, StoreError: see `Job.run`. An image that can't be read is reported, not raised.
+
+    Example:
+        >>> import ovlabel, tempfile
+        >>> config = ovlabel.load_config("sclip", {"text.vocabulary": "classes:cat, dog"})
+        >>> with tempfile.TemporaryDirectory() as empty:
+        ...     [report.done for report in ovlabel.annotate(empty, config)]
+        []
     """
-    return prepare(
-        folder,
-        config,
-        out,
-        text=text,
-        selection=selection,
-        chunk_size=chunk_size,
-        offline=offline,
-        wait=wait,
-        spread=spread,
-    ).run()
+    return prepare(folder, config, out, options, text=text).run()
 
 
 def prepare(
     folder: str | Path,
     config: Config,
     out: str | Path | None = None,
+    options: RunOptions | None = None,
     *,
     text: TextBank | None = None,
-    selection: Selection | None = None,
-    chunk_size: int = 64,
-    offline: bool = False,
-    wait: bool = False,
-    spread: Where | None = None,
 ) -> Job:
-    """List the folder and find what is pending, without torch. Raises ConfigError, StoreError."""
-    folder, selection = Path(folder), selection or Selection()
-    if "://" in str(out):
-        raise ConfigError(f"--out {out}: a store is a folder on this machine")
-    if spread is not None and spread.scheduler and config.encoder.precision == "auto":
-        raise ConfigError("--scheduler: name encoder.precision; 'auto' might be another on every worker")
-    if selection.prune and (selection.shard or selection.names is not None):
-        raise ConfigError("--prune needs the whole folder and the whole store: run it without --shard and --list")
-    listing = list_folder(folder, selection)
+    """List a folder and find what is pending, without torch. Arguments as for `annotate`.
+
+    Raises:
+        ConfigError: no such folder, or options that exclude each other.
+        StoreError: the store can't be read. RunError: it belongs to another folder.
+    """
+    folder, options = Path(folder), options or RunOptions()
+    _check(options, config, out)
+    listing = list_folder(folder, options.selection)
     path = default_store(folder) if out is None else Path(out)
-    identity = RunIdentity.read(config, text)
+    plan = Plan(folder, path, RunIdentity.read(config, text), options, listing)
     store = open_store(path) if exists(path) else None
     if store is not None:
         check_folder(store, folder)
-    job = Job(
-        folder=folder,
-        out=path,
-        config=config,
-        selection=selection,
-        listing=listing,
-        pending=[],
-        vanished=[] if store is None else listing.vanished(folder, store.records),
-        store=store,
-        settled=text is None and store is not None and store.attrs["written"] == identity.written,
-        run_identity=identity,
-        chunk_size=chunk_size,
-        offline=offline,
-        wait=wait,
-        spread=spread,
-    )
-    job.plan(store)
-    if selection.prune and job.vanished and not listing.keys:
+    settled = text is None and store is not None and store.attrs["written"] == plan.identity.written
+    vanished = [] if store is None else listing.vanished(folder, store.records)
+    job = Job(plan, store, settled, vanished=vanished)
+    job.find_pending(store)
+    if options.selection.prune and vanished and not listing.keys:
         raise ConfigError(f"{folder} holds no image at all: is it mounted? Nothing was removed from {path}")
     return job
+
+
+def _check(options: RunOptions, config: Config, out: str | Path | None) -> None:
+    """Raise ConfigError for what can't go together."""
+    selection = options.selection
+    if "://" in str(out):
+        raise ConfigError(f"--out {out}: a store is a folder on this machine")
+    if options.scheduler and config.encoder.precision == "auto":
+        raise ConfigError("--scheduler: name encoder.precision; 'auto' might be another on every worker")
+    if selection.prune and (selection.shard or selection.names is not None):
+        raise ConfigError("--prune needs the whole folder and the whole store: run it without --shard and --list")
 
 
 def default_store(folder: Path) -> Path:
@@ -343,9 +254,9 @@ def default_store(folder: Path) -> Path:
     return real.parent / f"{real.name or 'root'}.ovlabel.zarr"
 
 
-def _text_of(job: Job) -> dict[str, Any]:
+def _text_of(identity: RunIdentity) -> dict[str, Any]:
     """What a store says of its classes."""
-    vocabulary = job.run_identity.vocabulary
+    vocabulary = identity.vocabulary
     return {
         "classes": [entry.name for entry in vocabulary.classes],
         "colours": [list(colour) for colour in vocabulary.colours],

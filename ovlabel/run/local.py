@@ -1,31 +1,31 @@
-"""From an image file to its entry: read ahead in threads, begin, finish. What one process does, here or on a worker."""
+"""The images of a run, annotated in this process: read ahead → segment → commit behind, each at its own pace."""
 
 from __future__ import annotations
 
 import logging
-import os
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ovlabel.errors import ImageError, VanishedError, out_of_memory, printable
-from ovlabel.pictures.read import Content, decode_first, read_file
+from ovlabel.errors import StoreError, out_of_memory, printable
 from ovlabel.run.identity import RunIdentity
-from ovlabel.store.record import Record, now
+from ovlabel.run.reading import VANISHED, Entry, Known, NoteWork, Reading, failed_entry, read_ahead
+from ovlabel.store.read import Store
+from ovlabel.store.record import Record
 from ovlabel.types import Annotation, ChunkReport, ImageItem, UInt8Image
 
 log = logging.getLogger("ovlabel")
 
-_READERS = max(1, min(4, (os.cpu_count() or 1) // 2))
-_AHEAD_BYTES = 2**28  # of pixels that are read and wait
-VANISHED = "vanished"  # an outcome that is told, and never committed
-Entry = tuple[Record, Annotation | None]
+_CHUNK_BYTES = 2**28  # of arrays in one commit
+_CHUNK_SECONDS = 60.0  # of work in one commit
+OnImage = Callable[[Record], None]  # is told the record of every image as soon as it is decided
 
 
 class Annotator(Protocol):
-    """What a job needs of a segmenter."""
+    """What a run needs of a segmenter."""
 
     @property
     def behind(self) -> int:
@@ -36,196 +36,26 @@ class Annotator(Protocol):
         """How many images are best begun at once."""
 
     def begin(self, image: UInt8Image) -> Callable[[], Annotation]:
-        """Begin to annotate a uint8 H W 3 RGB image; the call finishes it."""
+        """Begin to annotate an image (uint8, H × W × 3, RGB); the call that is returned finishes it."""
 
     def begin_all(self, images: Sequence[UInt8Image]) -> list[Callable[[], Annotation]]:
         """The same for several images at once."""
 
 
-Maker = Callable[[RunIdentity, bool], tuple[Annotator, dict[str, Any]]]
+Maker = Callable[[RunIdentity, bool], tuple[Annotator, dict[str, Any]]]  # (run, offline) → segmenter, run as resolved
 
 
-class Known(Protocol):
-    """What is known of images before: a store, or as much of it as travels to a worker."""
+class Executor(Protocol):
+    """Annotates images and commits what came of them: in this process, or on a Dask cluster."""
 
-    @property
-    def records(self) -> Mapping[str, Record]:
-        """By key."""
+    def run(self, items: Sequence[ImageItem], store: Store, on_image: OnImage) -> Iterator[ChunkReport]:
+        """Annotate images; what was finished is committed even if the iteration is left early.
 
-    def like(self, sha256: str) -> Record | None:
-        """A done image with this content, whose arrays a file of another name can share."""
-
-
-Note = Callable[[set[str]], None]
-
-
-@dataclass(frozen=True)
-class Records:
-    """`Known` without a store."""
-
-    records: Mapping[str, Record] = field(default_factory=dict)
-
-    def like(self, _: str) -> None:
-        """Nothing."""
-
-
-def annotate_items(
-    items: Iterable[ImageItem], known: Known, segmenter: Annotator, note: Note | None = None
-) -> Iterator[Entry]:
-    """Read ahead → begin → finish, each at its own pace: an entry an image, in the order of the items."""
-    begun, together = deque[Callable[[], Entry]](), list[Reading]()
-    for reading in read_ahead(items, known, note, segmenter.together, segmenter.behind):
-        together += [] if reading is None else [reading]
-        if reading is None or len(together) >= segmenter.together:
-            begun += begin_images(together, segmenter)
-            together = []
-        while len(begun) > (segmenter.behind if reading else 0):
-            yield begun.popleft()()
-
-
-def begin_images(readings: Sequence[Reading], segmenter: Annotator) -> list[Callable[[], Entry]]:
-    """Begin several images at once; one by one, where there is no room for all of them."""
-    pixels = [reading.pixels for reading in readings if reading.pixels is not None]
-    if len(pixels) > 1:
-        try:
-            calls = iter(segmenter.begin_all(pixels))
-        except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-        else:
-            return [_finisher(r, None if r.pixels is None else next(calls)) for r in readings]
-    return [begin_image(reading, segmenter) for reading in readings]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """An image file as it was read: its record so far, the pixels, or the entry that is known without them."""
-
-    record: Record
-    before: Record | None
-    pixels: UInt8Image | None = None
-    entry: Entry | None = None
-
-
-def read_ahead(
-    items: Iterable[ImageItem], known: Known, note: Note | None = None, together: int = 1, behind: int = 0
-) -> Iterator[Reading | None]:
-    """Read and decode in threads, a few images ahead of whoever takes them, in order; None at the end.
-
-    As many as there are threads are in work, and `together` wait, of so many bytes at the most. `note` is told which
-    images are in work (being read, waiting, `together` begun, `behind` to be finished), for whoever comes after should
-    this process die of one of them.
-    """
-    known.like("")  # makes the index, before there are threads
-    waiting, left = deque[tuple[str, Future[Reading]]](), iter(items)
-    reader = ThreadPoolExecutor(_READERS, thread_name_prefix="ovlabel read")
-    try:
-        taken = deque[str](maxlen=together + behind)
-        while True:
-            ready = [future.result().pixels for _, future in waiting if future.done() and not future.exception()]
-            held = sum(pixels.nbytes for pixels in ready if pixels is not None)
-            while len(waiting) < _READERS + together and held < _AHEAD_BYTES and (item := next(left, None)) is not None:
-                if note is not None:
-                    note({*taken, item.key, *(key for key, _ in waiting)})
-                waiting.append((item.key, reader.submit(read_image, item, known)))
-            if not waiting:
-                break
-            key, future = waiting.popleft()
-            taken.append(key)
-            yield future.result()
-        yield None
-    finally:
-        reader.shutdown(cancel_futures=True)
-
-
-def read_known(item: ImageItem, known: Known) -> Record | None:
-    """The record of an image whose content is annotated already, under another name or time; None for any other."""
-    try:
-        content = read_file(item.path)
-    except ImageError:
-        return None
-    return _same(item, content, known)
-
-
-def _same(item: ImageItem, content: Content, known: Known) -> Record | None:
-    if twin := known.like(content.sha256):
-        return replace(twin, key=item.key, size=len(content.data), mtime_ns=content.mtime_ns)
-    return None
-
-
-def read_image(item: ImageItem, known: Known) -> Reading:
-    """Read and decode one image. A file of the same content as a committed image shares that one's arrays."""
-    record, stage = Record(item.key, item.size, item.mtime_ns), "open"
-    before = known.records.get(item.key)
-    try:
-        content = read_file(item.path)
-        record = replace(record, size=len(content.data), mtime_ns=content.mtime_ns, sha256=content.sha256)
-        if same := _same(item, content, known):
-            return Reading(same, before, entry=(same, None))
-        stage = "decode"
-        pixels, more_frames = decode_first(content.data)
-        return Reading(replace(record, more_frames=more_frames), before, pixels)
-    except VanishedError:
-        gone = replace(record, outcome=VANISHED)
-        return Reading(gone, before, entry=(gone, None))
-    except (ImageError, MemoryError) as error:
-        return Reading(record, before, entry=_failed(record, stage, error, before))
-
-
-def begin_image(reading: Reading, segmenter: Annotator) -> Callable[[], Entry]:
-    """Begin to annotate what was read; the call gives its record and arrays."""
-    if reading.pixels is None:
-        return _finisher(reading, None)
-    try:
-        return _finisher(reading, segmenter.begin(reading.pixels))
-    except (MemoryError, RuntimeError) as error:
-        failed = _failed(reading.record, "segment", error, reading.before)
-        return lambda: failed
-
-
-def _finisher(reading: Reading, finish: Callable[[], Annotation] | None) -> Callable[[], Entry]:
-    """The call that gives an entry: what is known already, or what `finish` makes."""
-
-    def finished() -> Entry:
-        if finish is None:
-            return reading.entry or (reading.record, None)
-        try:
-            return reading.record, finish()
-        except (MemoryError, RuntimeError) as error:
-            return _failed(reading.record, "segment", error, reading.before)
-
-    return finished
-
-
-def _failed(record: Record, stage: str, error: Exception, before: Record | None) -> Entry:
-    """The record of an image that can't be annotated; other errors are defects, and raised."""
-    if not isinstance(error, ImageError) and not out_of_memory(error):
-        raise error
-    reason = str(error) if isinstance(error, ImageError) else "out of memory"
-    log.warning("%s: %s", printable(record.key), reason)
-    again = before is not None and before.outcome == "failed" and before.sha256 == record.sha256
-    return (
-        replace(
-            record,
-            outcome="failed",
-            stage=stage,
-            exception=type(error.__cause__ or error).__name__,
-            error=reason,
-            time=now(),
-            attempts=before.attempts + 1 if before and again else 1,
-        ),
-        None,
-    )
-
-
-def report_of(records: Iterable[Record], seconds: float) -> ChunkReport:
-    """What a commit of these records comes to; `seconds` is what it took with all before it."""
-    records = list(records)
-    return ChunkReport(
-        done=tuple(record.key for record in records if record.outcome == "done"),
-        failed=tuple((record.key, record.error) for record in records if record.outcome == "failed"),
-        seconds=seconds,
-    )
+        Args:
+            items: the images, in the order in which they are annotated.
+            store: where to; opened for writing.
+            on_image: is told every image's record before it is committed, those of vanished files too.
+        """
 
 
 def make_segmenter(run: RunIdentity, offline: bool) -> tuple[Annotator, dict[str, Any]]:
@@ -242,3 +72,189 @@ def make_segmenter(run: RunIdentity, offline: bool) -> tuple[Annotator, dict[str
 
     segmenter = build(run.config, text=run.text, prompts=run.prompts, offline=offline)
     return segmenter, run.resolved(segmenter)
+
+
+def annotate_items(
+    items: Iterable[ImageItem], known: Known, segmenter: Annotator, note: NoteWork | None = None
+) -> Iterator[Entry]:
+    """An entry for each image, in the order of the items.
+
+    Args:
+        items: the images.
+        known: what is known of them.
+        segmenter: annotates them.
+        note: is told the keys of the images in work.
+    """
+    begun, together = deque[Callable[[], Entry]](), list[Reading]()
+    for reading in read_ahead(items, known, note, segmenter.together, segmenter.behind):
+        together += [] if reading is None else [reading]
+        if reading is None or len(together) >= segmenter.together:
+            begun += begin_images(together, segmenter)
+            together = []
+        while len(begun) > (segmenter.behind if reading else 0):
+            yield begun.popleft()()
+
+
+def begin_images(readings: Sequence[Reading], segmenter: Annotator) -> list[Callable[[], Entry]]:
+    """Begin several images at once, or one by one where there is no memory for all of them."""
+    pixels = [reading.pixels for reading in readings if reading.pixels is not None]
+    if len(pixels) > 1:
+        try:
+            calls = iter(segmenter.begin_all(pixels))
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+        else:
+            return [_finisher(r, None if r.pixels is None else next(calls)) for r in readings]
+    return [begin_image(reading, segmenter) for reading in readings]
+
+
+def begin_image(reading: Reading, segmenter: Annotator) -> Callable[[], Entry]:
+    """Begin one image; the call that is returned gives its entry."""
+    if reading.pixels is None:
+        return _finisher(reading, None)
+    try:
+        return _finisher(reading, segmenter.begin(reading.pixels))
+    except (MemoryError, RuntimeError) as error:
+        failed = failed_entry(reading.record, "segment", error, reading.before)
+        return lambda: failed
+
+
+def _finisher(reading: Reading, finish: Callable[[], Annotation] | None) -> Callable[[], Entry]:
+    """The call that gives an entry: what is known already, or what `finish` makes."""
+
+    def finished() -> Entry:
+        if finish is None:
+            return reading.entry or (reading.record, None)
+        try:
+            return reading.record, finish()
+        except (MemoryError, RuntimeError) as error:
+            return failed_entry(reading.record, "segment", error, reading.before)
+
+    return finished
+
+
+def report_of(records: Iterable[Record], seconds: float) -> ChunkReport:
+    """The report of a commit of these records, which took so many seconds with all the work before it."""
+    records = list(records)
+    return ChunkReport(
+        done=tuple(record.key for record in records if record.outcome == "done"),
+        failed=tuple((record.key, record.error) for record in records if record.outcome == "failed"),
+        seconds=seconds,
+    )
+
+
+def commit(store: Store, entries: list[Entry], since: float) -> ChunkReport:
+    """Commit entries; work on them began at `since` (`time.monotonic`)."""
+    store.commit(entries)
+    return report_of((record for record, _ in entries), time.monotonic() - since)
+
+
+@dataclass(frozen=True)
+class LocalExecutor:
+    """See `Executor`: the images are annotated in this process.
+
+    Attributes:
+        segmenter: annotates them.
+        chunk_size: most images in one commit.
+    """
+
+    segmenter: Annotator
+    chunk_size: int
+
+    def run(self, items: Sequence[ImageItem], store: Store, on_image: OnImage) -> Iterator[ChunkReport]:
+        """See `Executor.run`. Images that were in work when an earlier run was killed come last, each by itself."""
+        suspects = set(store.lock.suspects if store.lock else ()) & {item.key for item in items}
+        for key in sorted(suspects):
+            log.warning("%s: was in work when an earlier run died; its turn comes last", printable(key))
+        groups = [[item for item in items if item.key not in suspects]]
+        groups += [[item] for item in items if item.key in suspects]
+        with _CommitThread(store) as commits:
+            for group in groups:
+                yield from self._group(group, store, commits, on_image)
+
+    def _group(
+        self, items: list[ImageItem], store: Store, commits: _CommitThread, on_image: OnImage
+    ) -> Iterator[ChunkReport]:
+        """Annotate and commit in the order of the items."""
+        chunk = _Chunk(self.chunk_size)
+        try:
+            for record, annotation in annotate_items(items, store, self.segmenter, _noting(store)):
+                if record.outcome != VANISHED:
+                    chunk.add((record, annotation))
+                on_image(record)
+                if chunk.full:
+                    yield from commits.put(chunk)
+                    chunk = _Chunk(self.chunk_size)
+                yield from commits.done()
+            yield from commits.put(chunk)
+            yield from commits.done(wait=True)
+        except BaseException as error:  # Ctrl-C, an abandoned iteration, a defect: commit what is finished, then raise
+            if not isinstance(error, StoreError):
+                list(commits.put(chunk))
+                list(commits.done(wait=True))
+            raise
+
+
+def _noting(store: Store) -> NoteWork:
+    """Writes which images are in work into the lock, beside those that an earlier run may have died of."""
+    suspects = store.lock.suspects if store.lock else []
+
+    def note(keys: set[str]) -> None:
+        if store.lock is not None:
+            store.lock.note(sorted(keys.union(suspects)))
+
+    return note
+
+
+class _CommitThread:
+    """Commits chunks in a thread of its own, one at a time, in order, while the encoder goes on.
+
+    Signals are handled in the main thread, so that none interrupts a commit.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ovlabel write")
+        self._writing: Future[ChunkReport] | None = None
+
+    def __enter__(self) -> _CommitThread:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def put(self, chunk: _Chunk) -> Iterator[ChunkReport]:
+        """Begin to commit a chunk that is not empty; yields the report of the commit before it."""
+        yield from self.done(wait=True)
+        if chunk.entries:
+            entries, chunk.entries = chunk.entries, []
+            self._writing = self._thread.submit(commit, self._store, entries, chunk.since)
+
+    def done(self, *, wait: bool = False) -> Iterator[ChunkReport]:
+        """Yields the report of the commit that is under way, if it is done. Raises what the commit raised."""
+        if self._writing is not None and (wait or self._writing.done()):
+            report = self._writing.result()
+            self._writing = None
+            yield report
+
+
+@dataclass
+class _Chunk:
+    """Finished images that are not committed yet: a limited number, of limited size and age."""
+
+    limit: int
+    entries: list[Entry] = field(default_factory=list)
+    bytes: int = 0
+    since: float = field(default_factory=time.monotonic)
+
+    def add(self, entry: Entry) -> None:
+        self.entries.append(entry)
+        if annotation := entry[1]:
+            arrays = (annotation.labels, annotation.confidence, annotation.classes, annotation.probabilities)
+            self.bytes += sum(array.nbytes for array in arrays if array is not None)
+
+    @property
+    def full(self) -> bool:
+        age = time.monotonic() - self.since
+        return len(self.entries) >= self.limit or self.bytes >= _CHUNK_BYTES or age >= _CHUNK_SECONDS

@@ -1,4 +1,4 @@
-"""How a run is done: what of the folder, in commits of which size, here or on a cluster. Nothing here changes a label."""
+"""How a run is done: which images, in commits of which size, here or on a cluster. Nothing here changes a label."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from ovlabel.demo import captions, train
 from ovlabel.demo.scenes import CLASSES, HELD_OUT, PAIR_CLASSES, PAIRS, REGIONS, Scene, draw, held_out_scene, write
 from ovlabel.demo.things import COLOURS
 from ovlabel.evaluation.metrics import confusion, iou, miou
+from ovlabel.run.options import RunOptions
 from ovlabel.settings.keys import EMBEDDED, EncoderConfig
 from ovlabel.spine.segmenter import Segmenter
 
@@ -76,11 +77,11 @@ def test_a_run_that_was_stopped_ends_with_the_same_labels(tmp_path: Path) -> Non
     config = ovlabel.load_config("sclip", keys)
     for _ in ovlabel.annotate(tmp_path / "images", config, tmp_path / "whole.zarr"):
         pass
-    for _ in ovlabel.annotate(tmp_path / "images", config, tmp_path / "parts.zarr", chunk_size=2):
+    for _ in ovlabel.annotate(tmp_path / "images", config, tmp_path / "parts.zarr", options=RunOptions(chunk_size=2)):
         break
     parts, whole = ovlabel.open_store(tmp_path / "parts.zarr"), ovlabel.open_store(tmp_path / "whole.zarr")
     assert 0 < len(parts) < 5
-    for _ in ovlabel.annotate(tmp_path / "images", config, tmp_path / "parts.zarr", chunk_size=1):
+    for _ in ovlabel.annotate(tmp_path / "images", config, tmp_path / "parts.zarr", options=RunOptions(chunk_size=1)):
         pass
     parts.refresh()
     assert sorted(parts) == sorted(whole)

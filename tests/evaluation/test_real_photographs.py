@@ -17,6 +17,7 @@ import ovlabel
 from ovlabel.evaluation import metrics
 from ovlabel.evaluation.scores import map_classes
 from ovlabel.evaluation.truth import IGNORED, open_truth
+from ovlabel.run.options import RunOptions
 from tests.conftest import SHARED
 
 SAMPLES = SHARED / "samples" / "coco"
@@ -42,7 +43,9 @@ def agreement(predictions: Iterator[tuple[Path, np.ndarray]], classes: list[str]
 def test_windows_on_fifty_photographs_reach_the_checkpoints_own_figure(tmp_path: Path) -> None:
     """README row 2: windows of 224 every 112, short side 448: .628."""
     config = ovlabel.load_config("plain", KEYS)
-    reports = list(ovlabel.annotate(SAMPLES / "images", config, tmp_path / "out.zarr", offline=True))
+    reports = list(
+        ovlabel.annotate(SAMPLES / "images", config, tmp_path / "out.zarr", options=RunOptions(offline=True))
+    )
     store = ovlabel.open_store(tmp_path / "out.zarr")
     assert sum(len(report.done) for report in reports) == len(store) == 50
     counts = agreement(((store[key].path, store[key].labels) for key in store), store.classes)

@@ -18,9 +18,10 @@ import pytest
 from PIL import Image
 
 from ovlabel.run import dask
-from ovlabel.run.dask import RESOURCE, Where
+from ovlabel.run.dask import RESOURCE
 from ovlabel.run.identity import RunIdentity
 from ovlabel.run.job import prepare
+from ovlabel.run.options import RunOptions
 from ovlabel.settings.keys import Config
 from ovlabel.settings.reading import load_config
 from ovlabel.store.read import open_store
@@ -65,7 +66,7 @@ MAKERS = {"fake": faults.make, "slow": slow, "deadly": deadly}
 def drive(given: dict[str, Any]) -> dict[str, Any]:
     """One run; `kill`: how many workers are killed on the way. What it came to."""
     folder, out = Path(given["folder"]), Path(given["out"])
-    where = Where(given.get("workers", 0), given.get("scheduler", ""))
+    where = {"workers": given.get("workers", 0), "scheduler": given.get("scheduler", "")}
     killed: list[int] = []
     seen: list[str] = []
 
@@ -79,7 +80,7 @@ def drive(given: dict[str, Any]) -> dict[str, Any]:
 
     if given.get("kill"):
         threading.Thread(target=kill, daemon=True).start()
-    job = prepare(folder, CONFIG, out, chunk_size=given.get("chunk", 3), spread=where)
+    job = prepare(folder, CONFIG, out, options=RunOptions(chunk_size=given.get("chunk", 3), **where))
     reports = list(job.run(on_image=lambda record: seen.append(record.key), make=MAKERS[given.get("make", "fake")]))
     return {
         "seen": seen,
@@ -203,8 +204,8 @@ def test_a_scheduler_that_is_there_is_used(folder: Path, tmp_path: Path) -> None
 def test_no_scheduler_is_said_in_one_line(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "s.zarr"
     code = (
-        "import sys; from ovlabel.run import dask, job; from ovlabel.cli import main; from tests import faults\n"
-        "dask._CONNECT_SECONDS = 1; job.make_segmenter = faults.make\n"
+        "import sys; from ovlabel.run import dask, local; from ovlabel.cli import main; from tests import faults\n"
+        "dask._CONNECT_SECONDS = 1; local.make_segmenter = faults.make\n"
         "sys.exit(main(sys.argv[1:]))"
     )
     options = ["--classes", "dark, middle, bright", "--weights", "random:0", "--scheduler", "tcp://127.0.0.1:1"]

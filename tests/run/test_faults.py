@@ -15,6 +15,7 @@ import pytest
 
 from ovlabel.errors import StoreError
 from ovlabel.run.job import default_store, prepare
+from ovlabel.run.options import RunOptions
 from ovlabel.store.read import open_store
 from ovlabel.store.verify import verify
 from ovlabel.types import Annotation, UInt8Image
@@ -132,7 +133,7 @@ def meddle(tmp_path: Path, act: Callable[[Path], None]) -> Path:
         draw_one(tmp_path / "in" / f"{seed}.png", seed)
     out = default_store(tmp_path / "in")
     with pytest.raises(StoreError) as caught:
-        list(prepare(tmp_path / "in", CONFIG, chunk_size=2).run(make=Meddling(out, act).make))
+        list(prepare(tmp_path / "in", CONFIG, options=RunOptions(chunk_size=2)).run(make=Meddling(out, act).make))
     assert "\n" not in str(caught.value)
     assert str(out) in str(caught.value)
     return out

@@ -21,6 +21,7 @@ from ovlabel.errors import BusyError, ConfigError, RunError, StoreError
 from ovlabel.run.identity import RunIdentity
 from ovlabel.run.job import Job, annotate, default_store, prepare
 from ovlabel.run.local import Records, annotate_items
+from ovlabel.run.options import RunOptions
 from ovlabel.settings.keys import Config
 from ovlabel.settings.reading import load_config
 from ovlabel.store import read as store_room
@@ -100,7 +101,7 @@ def folder(tmp_path: Path, drawn: dict[str, UInt8Image]) -> Path:
 def run_all(
     folder: Path, fake: Fake, config: Config = CONFIG, out: Path | None = None, **options: Any
 ) -> tuple[Job, list[ChunkReport]]:
-    job = prepare(folder, config, out, **options)
+    job = prepare(folder, config, out, RunOptions(**options))
     return job, list(job.run(make=fake.make))
 
 
@@ -128,7 +129,7 @@ def test_every_image_is_annotated_and_reported_once(
     chunk_size: int, commits: int, folder: Path, drawn: dict[str, UInt8Image], fake: Fake
 ) -> None:
     seen: list[Record] = []
-    job = prepare(folder, CONFIG, chunk_size=chunk_size)
+    job = prepare(folder, CONFIG, options=RunOptions(chunk_size=chunk_size))
     reports = list(job.run(on_image=seen.append, make=fake.make))
     assert len(reports) == commits
     assert max(len(report.done) for report in reports) <= chunk_size
@@ -177,7 +178,7 @@ def test_a_renamed_file_shares_the_arrays_of_its_content(
 
 def test_another_chunk_size_redoes_nothing(folder: Path, drawn: dict[str, UInt8Image], fake: Fake) -> None:
     run_all(folder, fake, chunk_size=2)
-    assert prepare(folder, CONFIG, chunk_size=5).idle
+    assert prepare(folder, CONFIG, options=RunOptions(chunk_size=5)).idle
     new = {name: draw(folder / name, 50 + i) for i, name in enumerate(["0.png", "b/1b.png", "y.png"])}
     (folder / "z.png").rename(folder / "a.png")
     run_all(folder, fake, chunk_size=5)
@@ -218,8 +219,8 @@ def test_unreadable_files_are_recorded_and_the_rest_is_done(
     assert "empty" in failed["b/empty.jpg"]
     assert "truncated" in failed["c/cut.png"]
     assert {key: record.error for key, record in job.failures().items()} == failed
-    assert {record.stage for record in open_store(job.out).failed.values()} == {"decode"}
-    assert_annotated(job.out, drawn)
+    assert {record.stage for record in open_store(job.plan.out).failed.values()} == {"decode"}
+    assert_annotated(job.plan.out, drawn)
 
 
 def test_a_rerun_still_knows_the_failures_of_this_folder(folder: Path, fake: Fake) -> None:
@@ -238,7 +239,7 @@ def test_a_rerun_still_knows_the_failures_of_this_folder(folder: Path, fake: Fak
 def test_what_is_finished_is_committed_when_the_loop_is_left(
     folder: Path, drawn: dict[str, UInt8Image], fake: Fake
 ) -> None:
-    reports = prepare(folder, CONFIG, chunk_size=2).run(make=fake.make)
+    reports = prepare(folder, CONFIG, options=RunOptions(chunk_size=2)).run(make=fake.make)
     first = next(reports)
     reports.close()
     assert first.done == tuple(sorted(drawn))[:2]
@@ -286,7 +287,7 @@ def test_the_store_is_free_after_a_failure(folder: Path, fake: Fake) -> None:
 
 
 def test_a_second_run_at_the_same_time_is_refused(folder: Path, fake: Fake) -> None:
-    reports = prepare(folder, CONFIG, chunk_size=2).run(make=fake.make)
+    reports = prepare(folder, CONFIG, options=RunOptions(chunk_size=2)).run(make=fake.make)
     next(reports)
     with pytest.raises(BusyError):
         run_all(folder, fake)
@@ -297,7 +298,7 @@ def test_a_second_run_at_the_same_time_is_refused(folder: Path, fake: Fake) -> N
 def test_what_another_run_finished_in_between_is_not_redone(
     folder: Path, drawn: dict[str, UInt8Image], fake: Fake
 ) -> None:
-    reports = prepare(folder, CONFIG, chunk_size=2).run(make=fake.make)
+    reports = prepare(folder, CONFIG, options=RunOptions(chunk_size=2)).run(make=fake.make)
     next(reports)
     reports.close()
     early = prepare(folder, CONFIG)
@@ -390,9 +391,9 @@ def test_another_version_alone_is_the_same_run(folder: Path, drawn: dict[str, UI
 
 def test_the_store_lies_beside_the_folder(folder: Path, tmp_path: Path, fake: Fake) -> None:
     job, _ = run_all(folder, fake)
-    assert job.out == tmp_path / "in.ovlabel.zarr"
-    assert job.out.is_dir()
-    assert all(not key.startswith("in.ovlabel") for key in open_store(job.out))
+    assert job.plan.out == tmp_path / "in.ovlabel.zarr"
+    assert job.plan.out.is_dir()
+    assert all(not key.startswith("in.ovlabel") for key in open_store(job.plan.out))
 
 
 def spelt_relative(folder: Path) -> Path | str:
@@ -423,16 +424,16 @@ def test_every_spelling_of_the_folder_means_the_same_store(
     monkeypatch.chdir(folder.parent)
     job = prepare(spell(folder), CONFIG)
     list(job.run(make=fake.make))
-    assert job.out == folder.parent / "in.ovlabel.zarr"
-    assert_annotated(job.out, drawn)
+    assert job.plan.out == folder.parent / "in.ovlabel.zarr"
+    assert_annotated(job.plan.out, drawn)
     assert prepare(folder, CONFIG).idle
-    assert open_store(job.out).folder.samefile(folder)
+    assert open_store(job.plan.out).folder.samefile(folder)
 
 
 def test_the_current_folder_is_a_folder(folder: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     job, _ = run_all(Path("."), fake)
-    assert job.out == folder.parent / "in.ovlabel.zarr"
+    assert job.plan.out == folder.parent / "in.ovlabel.zarr"
 
 
 def test_a_store_inside_the_folder_is_not_taken_for_images(
@@ -450,7 +451,7 @@ def test_an_empty_folder_makes_no_store(tmp_path: Path, fake: Fake) -> None:
     assert job.idle
     assert reports == []
     assert fake.made == 0
-    assert not job.out.exists()
+    assert not job.plan.out.exists()
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
@@ -471,7 +472,7 @@ def test_names_that_no_encoding_knows_are_annotated(tmp_path: Path, fake: Fake) 
     names = [os.fsdecode(b"caf\xe9.png"), "two\nlines.png", "x.png/y.png"]
     drawn = {name: draw(tmp_path / "in" / name, seed) for seed, name in enumerate(names)}
     job, _ = run_all(tmp_path / "in", fake)
-    assert_annotated(job.out, drawn)
+    assert_annotated(job.plan.out, drawn)
     assert prepare(tmp_path / "in", CONFIG).idle
 
 
@@ -515,7 +516,7 @@ def test_two_jobs_prepared_before_the_store_exists(folder: Path, drawn: dict[str
 
 
 def test_a_second_job_while_the_first_writes(folder: Path, drawn: dict[str, Any], fake: Fake) -> None:
-    first, second = prepare(folder, CONFIG, chunk_size=2), prepare(folder, CONFIG)
+    first, second = prepare(folder, CONFIG, options=RunOptions(chunk_size=2)), prepare(folder, CONFIG)
     reports = first.run(make=fake.make)
     next(reports)
     with pytest.raises(BusyError):
@@ -599,8 +600,8 @@ def test_an_image_too_large_for_the_machine_is_recorded_and_the_rest_is_done(
 ) -> None:
     fake.fail_at[2] = error  # and every image after the second
     job, _ = run_all(folder, fake)
-    assert len(open_store(job.out)) == 2
-    assert sorted([*open_store(job.out), *job.failures()]) == sorted(drawn)
+    assert len(open_store(job.plan.out)) == 2
+    assert sorted([*open_store(job.plan.out), *job.failures()]) == sorted(drawn)
     assert {(r.stage, r.error) for r in job.failures().values()} == {("segment", "out of memory")}
 
 
@@ -609,11 +610,11 @@ def test_a_store_keeps_to_its_folder(folder: Path, drawn: dict[str, Any], fake: 
     other = tmp_path / "other"
     draw(other / "z.png", 3)
     with pytest.raises(RunError, match="belongs to the folder"):
-        run_all(other, fake, out=job.out)
+        run_all(other, fake, out=job.plan.out)
     folder.rename(tmp_path / "moved")
-    again, _ = run_all(tmp_path / "moved", fake, out=job.out)
+    again, _ = run_all(tmp_path / "moved", fake, out=job.plan.out)
     assert again.idle
-    assert open_store(job.out).keys() == drawn.keys()
+    assert open_store(job.plan.out).keys() == drawn.keys()
 
 
 def test_a_moved_folder_is_noted_at_the_next_commit(
@@ -622,8 +623,8 @@ def test_a_moved_folder_is_noted_at_the_next_commit(
     job, _ = run_all(folder, fake)
     folder.rename(tmp_path / "moved")
     draw(tmp_path / "moved" / "more.png", 77)
-    run_all(tmp_path / "moved", fake, out=job.out)
-    assert open_store(job.out)["more.png"].path == tmp_path / "moved" / "more.png"
+    run_all(tmp_path / "moved", fake, out=job.plan.out)
+    assert open_store(job.plan.out)["more.png"].path == tmp_path / "moved" / "more.png"
 
 
 def test_a_file_that_can_be_opened_again_is_annotated(
@@ -647,7 +648,9 @@ def test_images_are_begun_while_others_are_waited_for(fake: Fake, tmp_path: Path
     for number in range(4):
         draw(tmp_path / "images" / f"{number}.png", number)
     fake.behind = 2
-    reports = list(prepare(tmp_path / "images", CONFIG, tmp_path / "s.zarr", chunk_size=3).run(make=fake.make))
+    reports = list(
+        prepare(tmp_path / "images", CONFIG, tmp_path / "s.zarr", RunOptions(chunk_size=3)).run(make=fake.make)
+    )
     assert fake.order == [
         *("begin 1", "begin 2", "begin 3", "finish 1", "begin 4", "finish 2"),
         *("finish 3", "finish 4"),

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ovlabel.errors import BusyError, ConfigError, RunError
 from ovlabel.run.job import Job, default_store, prepare
 from ovlabel.run.listing import Selection, parse_names, parse_shard
+from ovlabel.run.options import RunOptions
 from ovlabel.store.lock import Shard, locked
 from ovlabel.store.read import open_store
 from ovlabel.types import Annotation, UInt8Image
@@ -36,7 +37,7 @@ def fake() -> Fake:
 
 
 def run(folder: Path, fake: Fake, **selection: Any) -> Job:
-    job = prepare(folder, CONFIG, selection=Selection(**selection))
+    job = prepare(folder, CONFIG, options=RunOptions(selection=Selection(**selection)))
     for _ in job.run(make=fake.make):
         pass
     return job
@@ -63,7 +64,7 @@ def test_patterns_choose_keys(
     include: tuple[str, ...], exclude: tuple[str, ...], taken: list[str], folder: Path, fake: Fake
 ) -> None:
     job = run(folder, fake, include=include, exclude=exclude)
-    assert [item.key for item in job.items] == taken
+    assert [item.key for item in job.plan.items] == taken
     assert len(fake.seen) == len(taken)
     assert job.vanished == []
     run(folder, fake)
@@ -81,7 +82,7 @@ def test_a_list_names_images_relative_or_absolute(folder: Path, fake: Fake) -> N
     names = ("2024/b.png", str(folder / "top.png"), "./2024/../2024/b.png", "missing.png", "2024")
     job = run(folder, fake, names=names)
     assert stored(folder) == ["2024/b.png", "top.png"]
-    assert sorted(job.listing.absent) == ["2024", "missing.png"]
+    assert sorted(job.plan.listing.absent) == ["2024", "missing.png"]
     assert job.vanished == []
     assert [item.key for item in run(folder, fake, names=("2024/b.png", "2025/a.png")).items] == names_of(1, 2)
 
@@ -93,7 +94,7 @@ def names_of(*indices: int) -> list[str]:
 @pytest.mark.parametrize("name", ["../other.png", "/etc/passwd", "2024/../../x.png"])
 def test_a_list_leads_nowhere_else(name: str, folder: Path) -> None:
     with pytest.raises(ConfigError, match="folder"):
-        prepare(folder, CONFIG, selection=Selection(names=(name,)))
+        prepare(folder, CONFIG, options=RunOptions(selection=Selection(names=(name,))))
 
 
 def test_lists_are_lines_or_ended_by_nul() -> None:
@@ -125,7 +126,7 @@ def test_another_run_is_no_shard_of_this_store(folder: Path, fake: Fake) -> None
     run(folder, fake, shard=Shard(1, 2))
     other = CONFIG.__class__(**{**CONFIG.__dict__, "tiling": CONFIG.tiling.__class__(short_side=99)})
     with pytest.raises(RunError, match="short_side"):
-        list(prepare(folder, other, selection=Selection(shard=Shard(2, 2))).run(make=fake.make))
+        list(prepare(folder, other, options=RunOptions(selection=Selection(shard=Shard(2, 2)))).run(make=fake.make))
 
 
 def test_a_shard_clears_only_what_is_its_own(folder: Path, fake: Fake) -> None:
@@ -143,7 +144,9 @@ def test_a_shard_clears_only_what_is_its_own(folder: Path, fake: Fake) -> None:
 
 
 def test_two_shards_at_the_same_time(folder: Path, fake: Fake) -> None:
-    first = prepare(folder, CONFIG, selection=Selection(shard=Shard(1, 2)), chunk_size=1).run(make=fake.make)
+    first = prepare(folder, CONFIG, options=RunOptions(selection=Selection(shard=Shard(1, 2)), chunk_size=1)).run(
+        make=fake.make
+    )
     next(first)
     run(folder, fake, shard=Shard(2, 2), limit=1)
     with pytest.raises(BusyError):
@@ -171,7 +174,7 @@ def test_failures_keep_what_is_needed_to_judge_them_and_are_tried_again_on_reque
     for attempts in (2, 3):
         job = run(folder, fake, retry_failed=True)
         assert [item.key for item in job.pending] == ["bad.png", "empty.png"]
-        failed = open_store(job.out).failed["bad.png"]
+        failed = open_store(job.plan.out).failed["bad.png"]
         assert (failed.stage, failed.exception, failed.attempts) == ("decode", "UnidentifiedImageError", attempts)
         assert failed.time.startswith("20")
         assert failed.error == "not an image in a format that can be read"
@@ -217,7 +220,7 @@ def test_what_a_run_died_of_comes_last(folder: Path, fake: Fake) -> None:
     default_store(folder).mkdir()
     (default_store(folder) / ".lock").write_bytes(left)
     order: list[str] = []
-    job = prepare(folder, CONFIG, chunk_size=64)
+    job = prepare(folder, CONFIG, options=RunOptions(chunk_size=64))
     reports = list(job.run(on_image=lambda record: order.append(record.key), make=fake.make))
     assert order == [*KEYS[1:], KEYS[0]]
     assert [report.done for report in reports] == [tuple(KEYS[1:]), (KEYS[0],)], "and in a commit of its own"
@@ -290,7 +293,7 @@ def test_an_empty_folder_prunes_nothing(folder: Path, fake: Fake) -> None:
     for key in KEYS:
         (folder / key).unlink()
     with pytest.raises(ConfigError, match="mounted"):
-        prepare(folder, CONFIG, selection=Selection(prune=True))
+        prepare(folder, CONFIG, options=RunOptions(selection=Selection(prune=True)))
     assert stored(folder) == KEYS
 
 
@@ -312,7 +315,7 @@ def test_what_can_not_be_seen_has_not_vanished(folder: Path, fake: Fake, monkeyp
 @pytest.mark.parametrize("options", [{"shard": Shard(1, 2)}, {"names": ("top.png",)}])
 def test_pruning_needs_the_whole(options: dict[str, Any], folder: Path) -> None:
     with pytest.raises(ConfigError, match="--prune"):
-        prepare(folder, CONFIG, selection=Selection(prune=True, **options))
+        prepare(folder, CONFIG, options=RunOptions(selection=Selection(prune=True, **options)))
 
 
 def test_a_pattern_does_not_make_the_others_vanish(folder: Path, fake: Fake) -> None:
@@ -332,7 +335,7 @@ def test_a_file_that_vanishes_before_its_turn_is_not_recorded(folder: Path) -> N
 
     job = run(folder, Deletes())
     assert job.gone == ["2025/a.png"]
-    store = open_store(job.out)
+    store = open_store(job.plan.out)
     assert list(store) == [key for key in KEYS if key != "2025/a.png"]
     assert store.failed == {}
 
@@ -341,5 +344,5 @@ def test_a_file_that_changes_between_listing_and_reading_is_recorded_as_it_was_r
     job = prepare(folder, CONFIG)
     pixels = draw(folder / "top.png", 123, (20, 20))
     list(job.run(make=fake.make))
-    assert open_store(job.out)["top.png"].labels.shape == pixels.shape[:2]
+    assert open_store(job.plan.out)["top.png"].labels.shape == pixels.shape[:2]
     assert run(folder, fake).pending == [], "what was read is what is there"

@@ -18,6 +18,7 @@ from PIL import Image
 from ovlabel.errors import StoreError
 from ovlabel.run.job import default_store, prepare
 from ovlabel.run.listing import Selection
+from ovlabel.run.options import RunOptions
 from ovlabel.store.read import open_store
 from ovlabel.store.verify import repair, verify
 from ovlabel.types import UInt8Image
@@ -144,7 +145,9 @@ class Folder(RuleBasedStateMachine):
 
     def _run(self, prune: bool) -> None:
         selection = Selection(prune=prune and bool(self.files))
-        for _ in prepare(self.folder, CONFIG, selection=selection, chunk_size=2).run(make=Fake().make):
+        for _ in prepare(self.folder, CONFIG, options=RunOptions(selection=selection, chunk_size=2)).run(
+            make=Fake().make
+        ):
             pass
 
     def _is_right(self, pruned: bool) -> None:
