@@ -20,7 +20,8 @@ from ovlabel import files
 from ovlabel.errors import BusyError, ConfigError, RunError, StoreError
 from ovlabel.run.identity import RunIdentity
 from ovlabel.run.job import Job, annotate, default_store, prepare
-from ovlabel.run.local import Records, annotate_items
+from ovlabel.run.local import annotate_items
+from ovlabel.run.reading import Records
 from ovlabel.run.options import RunOptions
 from ovlabel.settings.keys import Config
 from ovlabel.settings.reading import load_config
