@@ -225,7 +225,7 @@ def test_a_workers_segmenter_is_built_once(tmp_path: Path, folder: Path, monkeyp
         return faults.make(run, offline)
 
     monkeypatch.setattr(dask, "_segmenters", {})
-    items = tuple(prepare(folder, CONFIG, tmp_path / "other.zarr").items)
+    items = tuple(prepare(folder, CONFIG, tmp_path / "other.zarr").plan.items)
     for number in range(3):
         identity = RunIdentity.read(CONFIG)
         task = dask.Task(items[:2], "run", make, identity, False, 0, (), store.path, 90 + number, None, 3)
