@@ -63,7 +63,7 @@ def test_again_does_nothing_again(drawn: tuple[Path, str], ovlabel: Run) -> None
     folder, said = drawn
     committed = open_store(folder / "sclip.zarr").committed
     again = ovlabel("demo", folder, "--scenes", "4")
-    assert (again.code, again.plan.out) == (0, said)
+    assert (again.code, again.out) == (0, said)
     assert open_store(folder / "sclip.zarr").committed == committed
 
 

@@ -84,7 +84,7 @@ def test_a_list_names_images_relative_or_absolute(folder: Path, fake: Fake) -> N
     assert stored(folder) == ["2024/b.png", "top.png"]
     assert sorted(job.plan.listing.absent) == ["2024", "missing.png"]
     assert job.vanished == []
-    assert [item.key for item in run(folder, fake, names=("2024/b.png", "2025/a.png")).items] == names_of(1, 2)
+    assert [item.key for item in run(folder, fake, names=("2024/b.png", "2025/a.png")).plan.items] == names_of(1, 2)
 
 
 def names_of(*indices: int) -> list[str]:
