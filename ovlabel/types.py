@@ -1,4 +1,4 @@
-"""The nouns that rooms hand to each other. numpy at run time; tensors only in annotations.
+"""The nouns that modules hand to each other. Importing them costs neither numpy nor torch.
 
 Letters in shapes: b windows in a batch, n = 1 + h·w tokens with [CLS] first, h × w patch grid, H × W pixels,
 q queries, c classes, e joint embedding, t terms of the scores.
@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from ovlabel.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import Tensor
 
-UInt8Image = npt.NDArray[np.uint8]  # H W 3, RGB
-LabelMap = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+UInt8Image: TypeAlias = "npt.NDArray[np.uint8]"  # H × W × 3, RGB
+LabelMap: TypeAlias = "npt.NDArray[np.uint8] | npt.NDArray[np.uint16]"  # H × W, class indices
+
+_UINT8_CLASSES = 254  # above so many classes, labels are uint16: two values are no class
 
 LEVELS = (
     "tokens",
@@ -85,6 +86,8 @@ class TextBank:
     merge: Literal["max", "mean", "logsumexp"] = "max"
 
     def __post_init__(self) -> None:
+        import numpy as np
+
         put = object.__setattr__
         vectors = np.ascontiguousarray(self.embeddings, dtype=np.float32)
         put(self, "class_of", np.array(self.class_of))
@@ -117,6 +120,8 @@ class TextBank:
         """With merge = "mean": one unit vector a class, the mean of its queries' vectors. Else itself."""
         if self.merge != "mean":
             return self
+        import numpy as np
+
         sums = np.zeros((len(self.classes), self.embeddings.shape[1]), np.float64)
         np.add.at(sums, self.class_of, self.embeddings)
         return TextBank(
@@ -245,12 +250,14 @@ class Prediction:
 
 def label_dtype(classes: int) -> type[np.uint8] | type[np.uint16]:
     """uint8 up to 254 classes: two values are kept for "not annotated" and "below threshold"."""
-    return np.uint8 if classes <= 254 else np.uint16
+    import numpy as np
+
+    return np.uint8 if classes <= _UINT8_CLASSES else np.uint16
 
 
 def not_annotated(classes: int) -> int:
     """The label of a pixel that nobody annotated: the largest value (255 or 65535)."""
-    return int(np.iinfo(label_dtype(classes)).max)
+    return 255 if classes <= _UINT8_CLASSES else 65535
 
 
 def below_threshold(classes: int) -> int:

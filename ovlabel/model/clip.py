@@ -8,7 +8,6 @@ block around whatever attention it is handed. The run's dtype policy lives here:
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -34,7 +33,6 @@ _DTYPES = {
 _WINDOWS, _MOST_WINDOWS = 16, 512  # in a batch: the most on a CPU, the fewest on a GPU; the most on a GPU
 _ACTIVATION = 10 * 2**20  # bytes of the largest tensor of a batch on a CPU
 _RECYCLED = 2**25 - 2**16  # bytes; glibc learns nothing from blocks above 32 MiB
-log = logging.getLogger("ovlabel")
 
 
 @dataclass(frozen=True)

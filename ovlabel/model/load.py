@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from torch import Tensor
 
 from ovlabel.errors import ConfigError, WeightsError, short, shown, unknown
 from ovlabel.files import file_sha256, read_json
-from ovlabel.model.clip import Clip, Identity, log
+from ovlabel.model.clip import Clip, Identity
 from ovlabel.model.device import pick_device
 from ovlabel.model.pickles import read
 from ovlabel.model.weights import Source, find, origin
 from ovlabel.settings.keys import EncoderConfig
+
+log = logging.getLogger("ovlabel")
 
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD  # of values in 0 … 1
 _RANDOM = "random:"

@@ -27,12 +27,8 @@ from ovlabel.types import UInt8Image
 
 log = logging.getLogger("ovlabel")
 
-SUFFIXES = frozenset(
-    f".{name}"
-    for name in "bmp dib gif jfif jp2 jpe jpeg jpg pbm pgm png pnm ppm tga tif tiff webp".split()  # noqa: SIM905
-)
-# What the suffixes stand for, and AVIF, which browsers save as .jpg. Others are not tried: some of Pillow's are slow,
-# and EPS runs Ghostscript. TGA has no mark to be known by, so it comes last.
+# The formats of the suffixes that a folder is searched for (`run.listing.SUFFIXES`), and AVIF, which browsers save as
+# .jpg. Others are not tried: some of Pillow's are slow, and EPS runs Ghostscript. TGA bears no mark and comes last.
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP", "AVIF", "TGA")
 MAX_FILE_BYTES = 2**30
 MAX_PIXELS = 2**28  # even: Pillow's limit is twice the number that it is given

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import zlib
 from collections.abc import Collection, Iterable, Iterator
@@ -12,9 +13,16 @@ from pathlib import Path
 from stat import S_ISREG
 
 from ovlabel.errors import ConfigError, printable
-from ovlabel.pictures.read import SUFFIXES, log
 from ovlabel.store.lock import Shard
 from ovlabel.types import ImageItem
+
+log = logging.getLogger("ovlabel")
+
+SUFFIXES = frozenset(
+    f".{name}"
+    for name in "bmp dib gif jfif jp2 jpe jpeg jpg pbm pgm png pnm ppm tga tif tiff webp".split()  # noqa: SIM905
+)
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # vanished meanwhile, a link to nowhere, a link to itself
 
 
 @dataclass(frozen=True)
@@ -93,9 +101,6 @@ def parse_names(data: bytes) -> tuple[str, ...]:
     """A list of paths: one a line, or ended by NUL bytes, as `find -print0` writes them."""
     parts: Collection[bytes] = data.split(b"\0") if b"\0" in data else data.splitlines()
     return tuple(os.fsdecode(part) for part in parts if part)
-
-
-_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # vanished meanwhile, a link to nowhere, a link to itself
 
 
 def list_images(folder: Path, left_out: list[str] | None = None) -> list[ImageItem]:

@@ -22,7 +22,8 @@ import pytest
 from PIL import Image
 
 from ovlabel.errors import ImageError
-from ovlabel.pictures.read import SUFFIXES, decode_first
+from ovlabel.pictures.read import decode_first
+from ovlabel.run.listing import SUFFIXES
 
 FILES = 300  # of every variant of a format
 SECONDS = 120  # for all of a format on a busy machine; one is usual

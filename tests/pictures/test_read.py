@@ -25,8 +25,8 @@ from PIL import Image
 
 from ovlabel.errors import ConfigError, ImageError, VanishedError
 from ovlabel.pictures import read
-from ovlabel.pictures.read import SUFFIXES, decode, decode_first, read_file
-from ovlabel.run.listing import list_images, list_named
+from ovlabel.pictures.read import decode, decode_first, read_file
+from ovlabel.run.listing import SUFFIXES, list_images, list_named
 
 RNG = np.random.default_rng(0)
 STATUS = Path("/proc/self/status")

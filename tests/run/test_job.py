@@ -21,8 +21,8 @@ from ovlabel.errors import BusyError, ConfigError, RunError, StoreError
 from ovlabel.run.identity import RunIdentity
 from ovlabel.run.job import Job, annotate, default_store, prepare
 from ovlabel.run.local import annotate_items
-from ovlabel.run.reading import Records
 from ovlabel.run.options import RunOptions
+from ovlabel.run.reading import Records
 from ovlabel.settings.keys import Config
 from ovlabel.settings.reading import load_config
 from ovlabel.store import read as store_room
