@@ -110,7 +110,7 @@ def examine(path: Path | None = None, model: str | None = None, weights: str | N
         look("cpu", _cpu)
         look("cuda", partial(_cuda, report))
         look("mps", lambda: "there" if import_module("torch").backends.mps.is_available() else "none")
-        look("auto", lambda: str(import_module("ovlabel.model.clip").pick_device("auto")))
+        look("auto", lambda: str(import_module("ovlabel.model.device").pick_device("auto")))
         look, missing = partial(report.look, "weights"), list[str]()
         look("default weights", partial(_weights, report, EncoderConfig(), missing))
         if model or weights:

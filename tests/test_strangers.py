@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from ovlabel.errors import ConfigError, OvlabelError, TruthError, WeightsError
 from ovlabel.evaluation.truth import TruthClass, open_truth
 from ovlabel.files import read_toml
-from ovlabel.model import clip as clips
+from ovlabel.model import load as loading
 from ovlabel.model.load import load_clip
 from ovlabel.model.pickles import read
 from ovlabel.model.weights import find
@@ -441,7 +441,7 @@ def test_every_architecture_of_open_clip_may_be_written_as_a_file(tmp_path: Path
     for name in open_clip.list_models():
         path = written(tmp_path / "m.json", json.dumps(open_clip.get_model_config(name)))
         try:
-            clips._model_config(str(path))
+            loading._model_config(str(path))
         except ConfigError as error:
             if "not a plain ViT" not in str(error) and "text tower of another library" not in str(error):
                 raise
@@ -1227,7 +1227,7 @@ def test_mutated_model_configs_are_read_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.json"
     for seed in range(COPIES):
         path.write_bytes(mutated(source, seed))
-        reads_or_refuses(ConfigError, lambda: clips._model_config(str(path)))
+        reads_or_refuses(ConfigError, lambda: loading._model_config(str(path)))
 
 
 def test_mutated_cache_files_are_read_or_ignored(tmp_path: Path) -> None:

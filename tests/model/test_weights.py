@@ -493,7 +493,7 @@ def test_the_file_that_openais_own_package_keeps_is_found(home: Path, connection
 def test_hf_home_moves_the_cache_of_the_hub(home: Path, tmp_path: Path) -> None:
     """In a process of its own: huggingface_hub reads the variable once."""
     folder = cached(home / "elsewhere", "owner/name", {"open_clip_model.safetensors": b"weights"})
-    code = "from ovlabel.model.pickles import find\nprint(find('hf-hub:owner/name', 'm', [], None, True).path)"
+    code = "from ovlabel.model.weights import find\nprint(find('hf-hub:owner/name', 'm', [], None, True).path)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "HF_HOME": str(home / "elsewhere")},

@@ -186,7 +186,7 @@ def test_a_scheduler_that_is_there_is_used(folder: Path, tmp_path: Path) -> None
         "if __name__ == '__main__':\n"
         f"    with LocalCluster(n_workers=2, threads_per_worker=1, resources={{'{RESOURCE}': 1}},\n"
         "                      dashboard_address=None) as cluster:\n"
-        "        print(dask.scheduler_address, flush=True)\n"
+        "        print(cluster.scheduler_address, flush=True)\n"
         "        input()\n"
     )
     script = tmp_path / "scheduler.py"
