@@ -259,7 +259,8 @@ def _photographs(report: Report, folder: Path) -> str:
 
 
 def _store(report: Report, path: Path) -> str:
-    from ovlabel.store.read import exists, open_store
+    from ovlabel.store.layout import exists
+    from ovlabel.store.read import open_store
 
     if not exists(path):
         return f"{path} (not made yet)"

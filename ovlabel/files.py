@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import tomllib
 import uuid
 from collections.abc import Callable
@@ -73,13 +72,6 @@ def _linked(partial: Path, path: Path) -> bool:
     except OSError:
         return path.exists()
     return True
-
-
-def remove_node(node: Path) -> None:
-    """Remove a node of a Zarr store: its metadata first, so that what is left of an interrupted removal is no node."""
-    with contextlib.suppress(OSError):
-        (node / "zarr.json").unlink(missing_ok=True)
-    shutil.rmtree(node, ignore_errors=True)
 
 
 def sync_tree(folder: Path) -> None:

@@ -6,13 +6,19 @@ import contextlib
 import json
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from ovlabel.store.read import Store
+    from ovlabel.store.record import Record
+    from ovlabel.store.write import StoreWriter
+    from ovlabel.types import Annotation
 
 settings.register_profile("ovlabel", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("ovlabel")
@@ -135,10 +141,17 @@ def photographs(tmp_path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def writing(store: Any) -> Iterator[None]:
-    """Hold an open store as a job does."""
-    from ovlabel.store.lock import locked
+def writing(store: Store) -> Iterator[StoreWriter]:
+    """Write to a store as a run does."""
+    from ovlabel.store.write import writing as hold
 
-    with locked(store.path):
-        store.clear_unfinished()
-        yield
+    with hold(store.path) as held:
+        held.clear_unfinished()
+        yield held
+
+
+def commit(store: Store, entries: Sequence[tuple[Record, Annotation | None]]) -> None:
+    """Commit images to a store, and let the reader at hand see them."""
+    with writing(store) as held:
+        held.commit(entries)
+    store.refresh()

@@ -60,13 +60,13 @@ def demo(
 def _report(store: Store, drawn: list[str], folder: Path, preset: str) -> None:
     """Score what was annotated, write overlays, say where everything lies and what to do next."""
     truth = open_truth(folder / "truth", "raw", [TruthClass(name) for name in CLASSES])
-    scores = score(store, truth, map_classes(store.classes, truth.classes), allow_partial=True)
+    scores = score(store, truth, map_classes(store.class_names, truth.classes), allow_partial=True)
     overlays = folder / f"{preset}-overlays"
     overlays.mkdir(exist_ok=True)
     pictures = []
     for key in filter(store.__contains__, drawn):
         scene = decode(read_file(store[key].path)[0])
-        coloured = overlay(scene, store[key].labels, store.classes, store.colours)
+        coloured = overlay(scene, store[key].labels, store.class_names, [entry.colour for entry in store.classes])
         pictures.append(beside(Image.fromarray(scene), coloured))
         pictures[-1].save(overlays / f"{Path(key).stem}.png")
     sheet(pictures).save(folder / f"{preset}-overlays.png")

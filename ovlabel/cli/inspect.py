@@ -34,7 +34,7 @@ def status(store: Annotated[Path, typer.Argument(help="Store made by 'ovlabel an
         print(f"folder     {printable(str(opened.folder))} (not there)")
     print(f"done       {len(opened)}")
     print(f"failed     {len(opened.failed)}")
-    print(f"classes    {len(opened.classes)}: {', '.join(opened.classes[:6])}{', …' * (len(opened.classes) > 6)}")
+    print(f"classes    {len(opened.classes)}: {', '.join(opened.class_names[:6])}{', …' * (len(opened.classes) > 6)}")
     try:
         print("\n".join(_run_lines(opened)))
     except (KeyError, TypeError, AttributeError):
@@ -51,7 +51,7 @@ def status(store: Annotated[Path, typer.Argument(help="Store made by 'ovlabel an
 
 def _run_lines(store: Store) -> list[str]:
     """How the run was written, and what it resolved to."""
-    config, run = store.attrs["written"]["config"], store.run
+    config, run = store.manifest.written["config"], store.manifest.run
     tiling = run["tiling"]
     window = f"windows of {tiling['window']} every {tiling['stride']}" if tiling["window"] else "whole images"
     return [
@@ -61,7 +61,7 @@ def _run_lines(store: Store) -> list[str]:
         f"tiling     short side {tiling['short_side']}, {window}",
         f"sha256     {run['encoder']['weights']}",
         f"kept       labels, confidence, probabilities: {run['store']['probabilities']}",
-        f"made       {store.attrs['created']} by ovlabel {store.attrs['versions']['ovlabel']}",
+        f"made       {store.manifest.created} by ovlabel {store.manifest.versions['ovlabel']}",
     ]
 
 
@@ -87,7 +87,7 @@ def show(
         raise ConfigError(f"{photograph} has changed since it was annotated; run 'ovlabel annotate' again first")
     labels = stored.labels
     try:
-        overlay(picture, labels, opened.classes, opened.colours).save(out)
+        overlay(picture, labels, opened.class_names, [entry.colour for entry in opened.classes]).save(out)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot write {out}: {error}") from None
     print(out)

@@ -65,15 +65,14 @@ def score_store(
 
 
 def _own_classes(store: Store) -> list[TruthClass]:
-    entries = store.attrs["vocabulary"]
-    return [TruthClass(e["name"], (e["name"],), e.get("kind", ""), e.get("group", "")) for e in entries]
+    return [TruthClass(entry.name, (entry.name,), entry.kind, entry.group) for entry in store.classes]
 
 
 def _scored(
     store: Store, truth: Truth, mapping: Path | None, allow_partial: bool, boundaries: bool, quiet: bool
 ) -> Scores:
     """Print the mapping, then score."""
-    classes = map_classes(store.classes, truth.classes, None if mapping is None else read_map(mapping))
+    classes = map_classes(store.class_names, truth.classes, None if mapping is None else read_map(mapping))
     to = sys.stderr if quiet else sys.stdout
     print(f"true class ← predicted classes ({truth.convention} ← {printable(str(store.path))})", file=to)
     for line in classes.lines():

@@ -33,7 +33,7 @@ def verify(
     does exactly the images again that were damaged.
     """
     opened = open_store(store)
-    report = repair(opened, wait=wait) if mend else check(opened)
+    report = repair(store, wait=wait) if mend else check(opened)
     if as_json:
         print(json.dumps({**asdict(report), "clean": report.clean}))
     else:

@@ -107,23 +107,22 @@ def export(
 
 
 def _classes(store: Store) -> tuple[ExportClass, ...]:
-    entries = store.attrs["vocabulary"]
-    ids = [entry.get("id") for entry in entries]
-    own = None not in ids and len(set(ids)) == len(ids)
+    ids = [entry.id for entry in store.classes if entry.id is not None]
+    own = len(set(ids)) == len(store.classes)
     return tuple(
-        ExportClass(e["name"], int(e["id"]) if own else i + 1, e.get("kind", ""), e.get("group", ""), colour)
-        for i, (e, colour) in enumerate(zip(entries, store.colours, strict=True))
+        ExportClass(e.name, e.id if own and e.id is not None else number, e.kind, e.group, e.colour)
+        for number, e in enumerate(store.classes, start=1)
     )
 
 
 def _thresholds(store: Store, least: float, by_class: Mapping[str, float]) -> NDArray[np.float64]:
     """The least confidence of every class, in 255ths."""
     for name, value in [("", least), *by_class.items()]:
-        if name and name not in store.classes:
-            raise ConfigError(unknown("class", name, store.classes))
+        if name and name not in store.class_names:
+            raise ConfigError(unknown("class", name, store.class_names))
         if not 0 <= value <= 1:
             raise ConfigError(f"a confidence is 0 … 1, not {value}")
-    return np.rint(255 * np.array([by_class.get(name, least) for name in store.classes], np.float64))
+    return np.rint(255 * np.array([by_class.get(name, least) for name in store.class_names], np.float64))
 
 
 def _names(keys: list[str]) -> dict[str, str]:

@@ -24,7 +24,7 @@ from ovlabel.run.options import RunOptions
 from ovlabel.run.reading import Records, read_image
 from ovlabel.spine.segmenter import Segmenter
 from ovlabel.spine.windows import cut, tile
-from ovlabel.store.read import open_store
+from ovlabel.store.write import writing
 from ovlabel.types import Annotation, ImageItem, UInt8Image
 
 _T = TypeVar("_T")
@@ -149,7 +149,6 @@ def _parts(folder: Path, items: Sequence[ImageItem], segmenter: Segmenter, where
     """Seconds an image of every part, one after the other."""
     spent = dict.fromkeys(PARTS, 0.0)
     bare = _run(folder, where / "parts.zarr", items[:1], segmenter, 1)
-    store = open_store(bare.plan.out)
     clock = _Clock(segmenter)
     entries: list[tuple[Any, Annotation]] = []
     for item in items:
@@ -167,7 +166,8 @@ def _parts(folder: Path, items: Sequence[ImageItem], segmenter: Segmenter, where
         spent["encoder"] += inside["encoder"]
         spent["finish"] += whole - sum(inside.values())
         entries.append((replace(reading.record, key=f"{len(entries)}"), made))
-    spent["write"] = _seconds(lambda: store.commit(entries))
+    with writing(bare.plan.out) as store:
+        spent["write"] = _seconds(lambda: store.commit(entries))
     return {name: seconds / len(items) for name, seconds in spent.items()}
 
 

@@ -27,9 +27,10 @@ from ovlabel.run.identity import RunIdentity
 from ovlabel.run.local import Annotator, Maker, OnImage, annotate_items, commit, report_of
 from ovlabel.run.options import RunOptions
 from ovlabel.run.reading import VANISHED, Entry, Records, read_known
+from ovlabel.store.layout import new_name
 from ovlabel.store.lock import Shard
-from ovlabel.store.read import Store, new_name, write_arrays
 from ovlabel.store.record import Record, now
+from ovlabel.store.write import StoreWriter, write_arrays
 from ovlabel.types import ChunkReport, ImageItem
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class DaskExecutor:
     options: RunOptions
     make: Maker
 
-    def run(self, items: Sequence[ImageItem], store: Store, on_image: OnImage) -> Iterator[ChunkReport]:
+    def run(self, items: Sequence[ImageItem], store: StoreWriter, on_image: OnImage) -> Iterator[ChunkReport]:
         """See `Executor.run`; reports come in the order in which chunks are done.
 
         Raises:
@@ -166,7 +167,7 @@ class DaskExecutor:
                 for receipt in _Queue(client, store, self._task(store)).receipts(rest, self.options.chunk_size):
                     yield from _committed(receipt, store, on_image)
 
-    def _known(self, items: Sequence[ImageItem], store: Store) -> tuple[list[ImageItem], list[Entry]]:
+    def _known(self, items: Sequence[ImageItem], store: StoreWriter) -> tuple[list[ImageItem], list[Entry]]:
         """Images whose content is annotated already are found here, because the store knows contents."""
         sizes = {record.size for record in store.records.values() if record.outcome == "done"}
         rest, known = list[ImageItem](), list[Entry]()
@@ -178,7 +179,7 @@ class DaskExecutor:
                 known.append((record, None))
         return rest, known
 
-    def _task(self, store: Store) -> Task:
+    def _task(self, store: StoreWriter) -> Task:
         """What all tasks of the run have in common."""
         return Task(
             items=(),
@@ -195,7 +196,7 @@ class DaskExecutor:
         )
 
 
-def _committed(receipt: Receipt, store: Store, on_image: OnImage) -> Iterator[ChunkReport]:
+def _committed(receipt: Receipt, store: StoreWriter, on_image: OnImage) -> Iterator[ChunkReport]:
     if receipt.records:
         store.adopt(receipt.name, receipt.records)
     for record in (*receipt.records, *receipt.vanished):
@@ -208,7 +209,7 @@ class _Queue:
     """Keeps every worker busy, with no more than that in flight."""
 
     client: Client
-    store: Store
+    store: StoreWriter
     task: Task
 
     def receipts(self, items: Sequence[ImageItem], chunk_size: int) -> Iterator[Receipt]:

@@ -146,7 +146,7 @@ def check_folder(store: Store, folder: Path) -> None:
 
 def check_run(store: Store, run: dict[str, Any]) -> None:
     """Raise RunError, naming the fields that differ, unless the store was written by this run."""
-    differing = differences(store.run, run)
+    differing = differences(store.manifest.run, run)
     if differing:
         shown = "; ".join(differing[:6]) + ("; …" if len(differing) > 6 else "")
         raise RunError(f"{store.path} belongs to another run: {shown}. Pass another --out, or the settings of that run")

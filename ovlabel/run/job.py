@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,11 @@ from ovlabel.run.identity import RunIdentity, check_folder, check_run
 from ovlabel.run.listing import Listing, Selection, list_folder
 from ovlabel.run.options import RunOptions
 from ovlabel.settings.keys import Config
-from ovlabel.store.lock import locked
-from ovlabel.store.read import Store, create_store, exists, open_store
+from ovlabel.store.layout import exists
+from ovlabel.store.manifest import Manifest
+from ovlabel.store.read import Store, open_store
 from ovlabel.store.record import Record
+from ovlabel.store.write import StoreWriter, writing
 from ovlabel.types import ChunkReport, ImageItem, TextBank
 
 if TYPE_CHECKING:
@@ -116,45 +119,19 @@ class Job:
         """
         if self.idle:
             return
-        plan = self.plan
-        with locked(plan.out, plan.selection.shard, wait=plan.options.wait) as lock:
-            segmenter = self._segmenter(make)
-            store = self.store = open_store(plan.out, lock, plan.selection.shard)
+        plan, built = self.plan, _Built(self.plan, make)
+        with writing(plan.out, plan.selection.shard, wait=plan.options.wait, create=built.manifest) as store:
+            self.store = store
+            if not self.settled:
+                check_run(store, built.run)
             check_folder(store, plan.folder)
-            store.settle(plan.identity.written, plan.folder, _text_of(plan.identity))
+            store.settle(plan.folder, plan.identity.vocabulary, plan.identity.written)
             store.clear_unfinished()
             self.find_pending(store)
             if self.pending:
-                yield from self._executor(segmenter, make).run(self.pending, store, self._noting(on_image))
+                yield from built.executor().run(self.pending, store, self._noting(on_image))
             if plan.selection.prune and self.vanished:
                 self._prune(store)
-
-    def _segmenter(self, make: Maker | None) -> Annotator | None:
-        """Build the segmenter, make the store or compare the run with it; None where neither is needed here."""
-        from ovlabel.run.local import make_segmenter
-
-        plan = self.plan
-        if self.settled and (plan.options.distributed or not self.pending):
-            return None
-        segmenter, run = (make or make_segmenter)(plan.identity, plan.options.offline)
-        if exists(plan.out):
-            check_run(open_store(plan.out), run)
-        else:
-            create_store(plan.out, plan.folder, run, plan.identity.written, _text_of(plan.identity))
-        return None if plan.options.distributed else segmenter  # workers build their own
-
-    def _executor(self, segmenter: Annotator | None, make: Maker | None) -> Executor:
-        """What does the work: Dask's workers, which build segmenters of their own, or this process."""
-        from ovlabel.run.local import LocalExecutor, make_segmenter
-
-        options = self.plan.options
-        if options.distributed:
-            from ovlabel.run.dask import DaskExecutor
-
-            return DaskExecutor(self.plan.identity, options, make or make_segmenter)
-        if segmenter is None:
-            segmenter, _ = (make or make_segmenter)(self.plan.identity, options.offline)
-        return LocalExecutor(segmenter, options.chunk_size)
 
     def _noting(self, on_image: OnImage | None) -> OnImage:
         """Notes files that vanished, and hands every record on."""
@@ -168,12 +145,50 @@ class Job:
 
         return note
 
-    def _prune(self, store: Store) -> None:
+    def _prune(self, store: StoreWriter) -> None:
         """Remove from the store what is not in the folder any more, and free its space."""
         self.vanished = [key for key in self.vanished if not os.path.lexists(self.plan.folder / key)]
         store.remove(self.vanished, "no longer in the folder")
         store.free()
         self.removed = True
+
+
+class _Built:
+    """The segmenter of a plan and the run as resolved, built when they are first needed.
+
+    A run of a store that is settled already, on workers that build segmenters of their own, needs neither.
+    """
+
+    def __init__(self, plan: Plan, make: Maker | None) -> None:
+        from ovlabel.run.local import make_segmenter
+
+        self._plan, self._make = plan, make or make_segmenter
+
+    @cached_property
+    def _both(self) -> tuple[Annotator, dict[str, Any]]:
+        return self._make(self._plan.identity, self._plan.options.offline)
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """The run as resolved."""
+        return self._both[1]
+
+    def manifest(self) -> Manifest:
+        """The manifest of a new store for this run."""
+        plan = self._plan
+        return Manifest.new(plan.out, plan.folder, plan.identity.vocabulary, self.run, plan.identity.written)
+
+    def executor(self) -> Executor:
+        """What does the work: Dask's workers, or this process."""
+        options = self._plan.options
+        if options.distributed:
+            from ovlabel.run.dask import DaskExecutor
+
+            self.__dict__.pop("_both", None)  # its memory is not needed any more: the workers have their own
+            return DaskExecutor(self._plan.identity, options, self._make)
+        from ovlabel.run.local import LocalExecutor
+
+        return LocalExecutor(self._both[0], options.chunk_size)
 
 
 def annotate(
@@ -228,7 +243,7 @@ def prepare(
     store = open_store(path) if exists(path) else None
     if store is not None:
         check_folder(store, folder)
-    settled = text is None and store is not None and store.attrs["written"] == plan.identity.written
+    settled = text is None and store is not None and store.manifest.written == plan.identity.written
     vanished = [] if store is None else listing.vanished(folder, store.records)
     job = Job(plan, store, settled, vanished=vanished)
     job.find_pending(store)
@@ -252,14 +267,3 @@ def default_store(folder: Path) -> Path:
     """FOLDER.ovlabel.zarr beside the folder."""
     real = folder.resolve()
     return real.parent / f"{real.name or 'root'}.ovlabel.zarr"
-
-
-def _text_of(identity: RunIdentity) -> dict[str, Any]:
-    """What a store says of its classes."""
-    vocabulary = identity.vocabulary
-    return {
-        "classes": [entry.name for entry in vocabulary.classes],
-        "colours": [list(colour) for colour in vocabulary.colours],
-        "background": vocabulary.background,
-        "vocabulary": vocabulary.content()["classes"],
-    }

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from ovlabel.errors import StoreError, out_of_memory, printable
 from ovlabel.run.identity import RunIdentity
 from ovlabel.run.reading import VANISHED, Entry, Known, NoteWork, Reading, failed_entry, read_ahead
-from ovlabel.store.read import Store
 from ovlabel.store.record import Record
+from ovlabel.store.write import StoreWriter
 from ovlabel.types import Annotation, ChunkReport, ImageItem, UInt8Image
 
 log = logging.getLogger("ovlabel")
@@ -48,7 +48,7 @@ Maker = Callable[[RunIdentity, bool], tuple[Annotator, dict[str, Any]]]  # (run,
 class Executor(Protocol):
     """Annotates images and commits what came of them: in this process, or on a Dask cluster."""
 
-    def run(self, items: Sequence[ImageItem], store: Store, on_image: OnImage) -> Iterator[ChunkReport]:
+    def run(self, items: Sequence[ImageItem], store: StoreWriter, on_image: OnImage) -> Iterator[ChunkReport]:
         """Annotate images; what was finished is committed even if the iteration is left early.
 
         Args:
@@ -144,7 +144,7 @@ def report_of(records: Iterable[Record], seconds: float) -> ChunkReport:
     )
 
 
-def commit(store: Store, entries: list[Entry], since: float) -> ChunkReport:
+def commit(store: StoreWriter, entries: list[Entry], since: float) -> ChunkReport:
     """Commit entries; work on them began at `since` (`time.monotonic`)."""
     store.commit(entries)
     return report_of((record for record, _ in entries), time.monotonic() - since)
@@ -162,9 +162,9 @@ class LocalExecutor:
     segmenter: Annotator
     chunk_size: int
 
-    def run(self, items: Sequence[ImageItem], store: Store, on_image: OnImage) -> Iterator[ChunkReport]:
+    def run(self, items: Sequence[ImageItem], store: StoreWriter, on_image: OnImage) -> Iterator[ChunkReport]:
         """See `Executor.run`. Images that were in work when an earlier run was killed come last, each by itself."""
-        suspects = set(store.lock.suspects if store.lock else ()) & {item.key for item in items}
+        suspects = set(store.lock.suspects) & {item.key for item in items}
         for key in sorted(suspects):
             log.warning("%s: was in work when an earlier run died; its turn comes last", printable(key))
         groups = [[item for item in items if item.key not in suspects]]
@@ -174,7 +174,7 @@ class LocalExecutor:
                 yield from self._group(group, store, commits, on_image)
 
     def _group(
-        self, items: list[ImageItem], store: Store, commits: _CommitThread, on_image: OnImage
+        self, items: list[ImageItem], store: StoreWriter, commits: _CommitThread, on_image: OnImage
     ) -> Iterator[ChunkReport]:
         """Annotate and commit in the order of the items."""
         chunk = _Chunk(self.chunk_size)
@@ -196,13 +196,12 @@ class LocalExecutor:
             raise
 
 
-def _noting(store: Store) -> NoteWork:
+def _noting(store: StoreWriter) -> NoteWork:
     """Writes which images are in work into the lock, beside those that an earlier run may have died of."""
-    suspects = store.lock.suspects if store.lock else []
+    suspects = store.lock.suspects
 
     def note(keys: set[str]) -> None:
-        if store.lock is not None:
-            store.lock.note(sorted(keys.union(suspects)))
+        store.lock.note(sorted(keys.union(suspects)))
 
     return note
 
@@ -213,7 +212,7 @@ class _CommitThread:
     Signals are handled in the main thread, so that none interrupts a commit.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: StoreWriter) -> None:
         self._store = store
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ovlabel write")
         self._writing: Future[ChunkReport] | None = None

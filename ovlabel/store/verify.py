@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from ovlabel.store.lock import locked
 from ovlabel.store.read import Store, open_store
 from ovlabel.store.record import Record
+from ovlabel.store.write import writing
 
 
 @dataclass
@@ -15,9 +16,10 @@ class Report:
     """What was found.
 
     Attributes:
-        images: how many were checked. bad: key → which array is damaged, and how.
-        records: chunk → why its commit record does not count. unfinished: chunks without one (a run at work, or one
-            that was killed; the next run clears them).
+        images: how many were checked.
+        bad: key → which array is damaged, and how.
+        records: chunk → why its commit record does not count.
+        unfinished: chunks without one, left by a run that is at work or was killed; the next run clears them.
         repaired: whether all of it has been put right.
     """
 
@@ -33,12 +35,22 @@ class Report:
         return not (self.bad or self.records)
 
 
-def verify(store: Store, on_image: Callable[[Record], None] | None = None) -> Report:
-    """Read every array of every annotated image and compare length and CRC-32 with its record.
+def verify(store: Store | str | Path, on_image: Callable[[Record], None] | None = None) -> Report:
+    """Read every array of every annotated image and compare its length and CRC-32 with its record.
 
     Args:
-        on_image: called with each record after it was checked.
+        store: an open store, or its path.
+        on_image: is told each record after it was checked.
+
+    Raises:
+        StoreError: there is no store, or it can't be read.
+
+    Example:
+        >>> import ovlabel
+        >>> ovlabel.verify("images.ovlabel.zarr").clean  # doctest: +SKIP
+        True
     """
+    store = store if isinstance(store, Store) else open_store(store)
     report = Report(records=dict(store.damaged), unfinished=list(store.unfinished))
     done = [record for record in store.records.values() if record.outcome == "done"]
     for record in sorted(done, key=lambda record: (record.chunk, record.pixel)):
@@ -50,16 +62,23 @@ def verify(store: Store, on_image: Callable[[Record], None] | None = None) -> Re
     return report
 
 
-def repair(store: Store, *, wait: bool = False, on_image: Callable[[Record], None] | None = None) -> Report:
+def repair(
+    store: Store | str | Path, *, wait: bool = False, on_image: Callable[[Record], None] | None = None
+) -> Report:
     """Verify under the lock, and take out what is damaged: its images, and no others, are pending then.
 
     Chunks whose record does not count are removed: where one image ends and the next begins is not known without it.
 
+    Args:
+        store: a store, or its path.
+        wait: while another process writes to the store, wait for it.
+        on_image: is told each record after it was checked.
+
     Raises:
-        BusyError: somebody is writing. StoreError: the store can't be written.
+        BusyError: another process is writing to the store.
+        StoreError: the store can't be written.
     """
-    with locked(store.path, wait=wait) as lock:
-        held = open_store(store.path, lock)
+    with writing(store.path if isinstance(store, Store) else store, wait=wait) as held:
         report = verify(held, on_image)
         for name in (*report.records, *report.unfinished):
             held.discard(name)

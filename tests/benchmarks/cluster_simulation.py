@@ -15,15 +15,18 @@ import logging
 import random
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
 from ovlabel.run.dask import Receipt
-from ovlabel.store.lock import locked
-from ovlabel.store.read import create_store, new_name, open_store, write_arrays
+from ovlabel.store.layout import new_name
+from ovlabel.store.manifest import Manifest
 from ovlabel.store.record import Record
+from ovlabel.store.write import write_arrays, writing
+from ovlabel.text.vocabulary import load_vocabulary
 from ovlabel.types import Annotation
 
 
@@ -37,12 +40,12 @@ def entries(chunk: int, number: int) -> list[tuple[Record, Annotation]]:
 def commit_seconds(chunk: int, rounds: int = 200) -> float:
     with tempfile.TemporaryDirectory() as where:
         path = Path(where) / "s.zarr"
-        text = {"classes": ["a"], "colours": [[1, 2, 3]], "background": None, "vocabulary": [{"name": "a"}]}
+        words = load_vocabulary("classes:a")
         run = {"store": {"probabilities": "none"}}
         (Path(where) / "in").mkdir()
-        create_store(path, Path(where) / "in", run, {}, text)
-        with locked(path) as lock:
-            store, spent = open_store(path, lock), []
+        make = partial(Manifest.new, path, Path(where) / "in", words, run, {})
+        with writing(path, create=make) as store:
+            spent = []
             for number in range(rounds):
                 name = new_name(store.next_number(), None)
                 records = write_arrays(path, name, entries(chunk, number), 1)

@@ -20,7 +20,8 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
-from ovlabel.store.read import _INNER, Store, open_store
+from ovlabel.store.layout import INNER
+from ovlabel.store.read import Store, open_store
 from ovlabel.store.record import Record
 
 CODECS = {
@@ -70,8 +71,8 @@ def stretch(store: Store, record: Record, name: str) -> np.ndarray:
 
 
 def write(path: Path, flat: np.ndarray, codec: Any) -> None:
-    shards = (-(-len(flat) // _INNER) * _INNER,)
-    options = {"shape": flat.shape, "dtype": flat.dtype, "chunks": (_INNER,), "shards": shards}
+    shards = (-(-len(flat) // INNER) * INNER,)
+    options = {"shape": flat.shape, "dtype": flat.dtype, "chunks": (INNER,), "shards": shards}
     zarr.create_array(path, compressors=codec, overwrite=True, **options)[:] = flat
 
 

@@ -89,7 +89,7 @@ def test_a_folder_is_annotated(ovlabel: Run, photographs: Path, options: list[st
     opened = open_store(store)
     assert list(opened) == ["a/1.png", "a/3.png", "a/5.png", "b/c/0.png", "b/c/2.png", "b/c/4.png"]
     assert opened["a/3.png"].labels.shape == (60, 80)
-    assert opened.classes == ["cat", "dog", "grass"]
+    assert opened.class_names == ["cat", "dog", "grass"]
 
 
 def test_the_hint_that_is_printed_works(
@@ -505,14 +505,14 @@ def test_show_draws_the_photograph_with_a_legend_beside_it(ovlabel: Run, annotat
         photographed = np.asarray(photograph.convert("RGB"))
     assert drawn.shape[0] >= 60
     assert drawn.shape[1] > 80
-    mixed = 0.45 * photographed + 0.55 * np.array(store.colours)[labels]
+    mixed = 0.45 * photographed + 0.55 * np.array([entry.colour for entry in store.classes])[labels]
     inside = np.ones(labels.shape, bool)
     inside[:, 1:] &= labels[:, 1:] == labels[:, :-1]
     inside[1:] &= labels[1:] == labels[:-1]
     assert np.abs(drawn[:60, :80] - mixed)[inside].max() <= 1
     legend = drawn[:, 80:].reshape(-1, 3)
     for value in np.unique(labels):
-        assert (legend == store.colours[value]).all(1).sum() > 50, store.classes[value]
+        assert (legend == store.classes[value].colour).all(1).sum() > 50, store.classes[value].name
 
 
 def test_a_picture_is_found_by_the_end_of_its_path(ovlabel: Run, annotated: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_windows_on_fifty_photographs_reach_the_checkpoints_own_figure(tmp_path:
     )
     store = ovlabel.open_store(tmp_path / "out.zarr")
     assert sum(len(report.done) for report in reports) == len(store) == 50
-    counts = agreement(((store[key].path, store[key].labels) for key in store), store.classes)
+    counts = agreement(((store[key].path, store[key].labels) for key in store), store.class_names)
     assert abs(metrics.pixel_accuracy(counts) - 0.628) <= 0.005
 
 

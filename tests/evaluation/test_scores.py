@@ -200,7 +200,7 @@ def test_the_person_class_kinds_and_groups_are_reported_apart(tmp_path: Path) ->
         TruthClass("sky", ("sky",), "stuff"),
     ]
     truth = open_truth(masks(tmp_path, {"x.png": np.array([[0, 0, 2, 2]])}), "raw", true)
-    values = score(store, truth, map_classes(store.classes, true)).to_json()
+    values = score(store, truth, map_classes(store.class_names, true)).to_json()
     assert values["person"] == 0.5
     assert values["kinds"] == {"thing": 0.25, "stuff": 1.0}
     assert values["groups"] == {"person": 0.5, "vehicle": 0.0}

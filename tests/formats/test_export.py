@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -67,9 +68,9 @@ def test_indexed_pngs_hold_indices_and_look_like_the_palette(
     for key, values in labels.items():
         path = (tmp_path / "out" / key).with_suffix(".png")
         np.testing.assert_array_equal(pixels(path), values)
-        np.testing.assert_array_equal(rgb(path), np.array(store.colours, np.uint8)[values])
+        np.testing.assert_array_equal(rgb(path), np.array([entry.colour for entry in store.classes], np.uint8)[values])
     rows = list(csv.DictReader((tmp_path / "out" / "classes.csv").read_text().splitlines()))
-    assert [row["name"] for row in rows] == store.classes
+    assert [row["name"] for row in rows] == store.class_names
 
 
 def test_many_classes_take_sixteen_bits(tmp_path: Path) -> None:
@@ -106,7 +107,9 @@ def test_what_is_written_in_a_layout_is_read_back_in_it(
     from ovlabel.text.vocabulary import load_vocabulary
 
     store = annotated(tmp_path, labels, tuple(c.name for c in load_vocabulary(vocabulary).classes))
-    store.attrs["vocabulary"] = load_vocabulary(vocabulary).content()["classes"]
+    entries = load_vocabulary(vocabulary).classes
+    classes = (replace(own, id=entry.id, kind=entry.kind) for own, entry in zip(store.classes, entries, strict=True))
+    store.manifest = replace(store.manifest, classes=tuple(classes))
     export(store, tmp_path / "out", form, min_confidence=0.5)
     truth = open_truth(tmp_path / "out", convention, [])
     for key, values in labels.items():
@@ -171,7 +174,7 @@ def test_yolo_labels_are_read_by_supervision(store: Store, labels: dict[str, np.
             str(tmp_path / "out" / "data.yaml"),
             force_masks=True,
         )
-        assert data.classes == store.classes
+        assert data.classes == store.class_names
         ((_, _, found),) = list(data)
         own = np.full(values.shape, -1)
         for mask, index in zip(found.mask, found.class_id, strict=True):
@@ -192,10 +195,10 @@ def test_brush_masks_are_read_by_label_studio(store: Store, labels: dict[str, np
             pixels = np.reshape(decode_rle(region["value"]["rle"]), (*values.shape, 4))
             assert (region["original_height"], region["original_width"]) == values.shape
             assert set(np.unique(pixels)) <= {0, 255}
-            own[pixels[..., 3] > 0] = store.classes.index(region["value"]["brushlabels"][0])
+            own[pixels[..., 3] > 0] = store.class_names.index(region["value"]["brushlabels"][0])
         np.testing.assert_array_equal(own, np.where(values % 2, -1, values))
     config = ElementTree.parse(tmp_path / "out" / "config.xml")
-    assert [label.get("value") for label in config.iter("Label")] == store.classes
+    assert [label.get("value") for label in config.iter("Label")] == store.class_names
 
 
 def test_a_brush_stroke_longer_than_a_run_is_cut() -> None:
@@ -210,11 +213,11 @@ def test_a_brush_stroke_longer_than_a_run_is_cut() -> None:
 def test_cvat_masks_are_read_by_datumaro(store: Store, labels: dict[str, np.ndarray], tmp_path: Path) -> None:
     import datumaro
 
-    store.attrs["colours"] = [[200, 10, 10], [10, 200, 10], [10, 10, 200], [90, 90, 90]]
+    paint(store, [[200, 10, 10], [10, 200, 10], [10, 10, 200], [90, 90, 90]])
     export(store, tmp_path / "out", "cvat-masks", min_confidence=0.5)
     data = datumaro.Dataset.import_from(str(tmp_path / "out"), "voc_segmentation")
     names = [entry.name for entry in data.categories()[datumaro.AnnotationType.label]]
-    assert names == ["background", *store.classes]
+    assert names == ["background", *store.class_names]
     for item in data:
         values = labels[f"{item.id}.png"]
         own = np.full(values.shape, -1)
@@ -225,8 +228,15 @@ def test_cvat_masks_are_read_by_datumaro(store: Store, labels: dict[str, np.ndar
     assert len(np.unique(objects, axis=0)) == 4  # nothing, a cat on either side of the grass, grass
 
 
+def paint(store: Store, colours: list[list[int]]) -> None:
+    """Give the classes of an open store other colours."""
+    pairs = zip(store.classes, colours, strict=True)
+    classes = tuple(replace(entry, colour=tuple(colour)) for entry, colour in pairs)
+    store.manifest = replace(store.manifest, classes=classes)
+
+
 def test_classes_of_one_colour_are_refused_for_cvat(store: Store, tmp_path: Path) -> None:
-    store.attrs["colours"] = [[200, 10, 10], [10, 200, 10], [200, 10, 10], [90, 90, 90]]
+    paint(store, [[200, 10, 10], [10, 200, 10], [200, 10, 10], [90, 90, 90]])
     with pytest.raises(ConfigError, match="cat, grass share theirs"):
         export(store, tmp_path / "out", "cvat-masks")
 
@@ -247,7 +257,7 @@ def test_parquet_is_read_by_datasets(
         values = labels[row["key"]]
         np.testing.assert_array_equal(np.array(row["label"]), np.where(values % 2, 255, values))
     named = json.loads((tmp_path / "out" / "id2label.json").read_text())
-    assert list(named.values()) == store.classes
+    assert list(named.values()) == store.class_names
 
 
 @pytest.mark.parametrize("keys", [("a/x.png", "a/x.jpg.png"), ("a/x.png", "A/X.png")])

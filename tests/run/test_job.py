@@ -25,7 +25,7 @@ from ovlabel.run.options import RunOptions
 from ovlabel.run.reading import Records
 from ovlabel.settings.keys import Config
 from ovlabel.settings.reading import load_config
-from ovlabel.store import read as store_room
+from ovlabel.store import write as store_room
 from ovlabel.store.read import open_store
 from ovlabel.store.record import Record
 from ovlabel.types import Annotation, ChunkReport, UInt8Image

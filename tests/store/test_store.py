@@ -23,10 +23,14 @@ from ovlabel import files
 from ovlabel.cli import main
 from ovlabel.errors import BusyError, RunError, StoreError
 from ovlabel.run.identity import check_run, differences
-from ovlabel.store.read import Store, TopProbabilities, create_store, exists, open_store
+from ovlabel.store.layout import exists
+from ovlabel.store.manifest import Manifest
+from ovlabel.store.read import Store, TopProbabilities, open_store
 from ovlabel.store.record import Record
+from ovlabel.store.write import create_store
+from ovlabel.text.vocabulary import Vocabulary, VocabularyClass
 from ovlabel.types import Annotation, ImageItem
-from tests.conftest import writing
+from tests.conftest import commit, writing
 
 RUN: dict[str, Any] = {
     "encoder": {"model": {"embed_dim": 32}, "weights": "abc"},
@@ -41,13 +45,11 @@ KINDS_OF_STORE = ["none", "top1", "top5", "full"]
 def new_store(path: Path, classes: int = 3, keep: str = "top5", folder: Path | None = None) -> Store:
     folder = folder or path.parent / "photographs"
     folder.mkdir(exist_ok=True)
-    text = {
-        "classes": [f"class {i}" for i in range(classes)],
-        "vocabulary": [{"name": f"class {i}", "kind": "thing"} for i in range(classes)],
-        "colours": [[i % 256, 0, 0] for i in range(classes)],
-        "background": None,
-    }
-    return create_store(path, folder, {**RUN, "store": {"probabilities": keep}}, {"version": "0"}, text)
+    entries = (VocabularyClass(f"class {i}", colour=(i % 256, 0, 0)) for i in range(classes))
+    vocabulary = Vocabulary("given", "given", "", tuple(entries))
+    run = {**RUN, "store": {"probabilities": keep}}
+    create_store(path, Manifest.new(path, folder, vocabulary, run, {"version": "0"}))
+    return open_store(path)
 
 
 def random_annotation(
@@ -134,9 +136,9 @@ def test_what_is_committed_comes_back_exactly(
     rng = np.random.default_rng(seed)
     written = new_store(tmp_path_factory.mktemp("roundtrip") / "s.zarr", classes, keep)
     made = {f"{i}.jpg": random_annotation(rng, size, working, classes, keep) for i, size in enumerate(sizes)}
-    with writing(written):
-        written.commit([(record(key), annotation) for key, annotation in made.items()])
-    for opened in (written, open_store(written.path)):
+    with writing(written) as held:
+        held.commit([(record(key), annotation) for key, annotation in made.items()])
+    for opened in (held, open_store(written.path)):
         assert list(opened) == sorted(made)
         for key, annotation in made.items():
             assert_kept(opened, key, annotation)
@@ -144,7 +146,7 @@ def test_what_is_committed_comes_back_exactly(
 
 def test_images_larger_than_an_inner_chunk_come_back_exactly(store: Store, rng: np.random.Generator) -> None:
     made = {name: random_annotation(rng, (300, 251), (60, 50)) for name in ("a", "b", "c")}
-    store.commit([(record(name), annotation) for name, annotation in made.items()])
+    commit(store, [(record(name), annotation) for name, annotation in made.items()])
     for name, annotation in made.items():
         assert_kept(open_store(store.path), name, annotation)
 
@@ -154,11 +156,11 @@ def test_labels_are_as_wide_as_the_vocabulary_needs(
     classes: int, dtype: type, nothing: int, tmp_path: Path, rng: np.random.Generator
 ) -> None:
     store = new_store(tmp_path / "s.zarr", classes)
-    store.commit([(record("a"), random_annotation(rng, classes=classes))])
+    commit(store, [(record("a"), random_annotation(rng, classes=classes))])
     array = zarr.open_array(only_chunk(store) / "labels", mode="r")
     assert array.dtype == dtype
     assert array.fill_value == nothing
-    assert store.attrs["labels"] == {
+    assert store.manifest.labels == {
         "dtype": np.dtype(dtype).name,
         "not_annotated": nothing,
         "below_threshold": nothing - 1,
@@ -183,9 +185,9 @@ HOSTILE_KEYS = [
 
 def test_any_key_is_kept_as_it_is(store: Store, rng: np.random.Generator) -> None:
     made = {key: random_annotation(rng) for key in HOSTILE_KEYS}
-    with writing(store):
+    with writing(store) as held:
         for start in range(0, len(HOSTILE_KEYS), 3):
-            store.commit([(record(key), made[key]) for key in HOSTILE_KEYS[start : start + 3]])
+            held.commit([(record(key), made[key]) for key in HOSTILE_KEYS[start : start + 3]])
     opened = open_store(store.path)
     assert set(opened) == set(HOSTILE_KEYS)
     assert [image.key for image in opened.values()] == sorted(HOSTILE_KEYS)
@@ -198,7 +200,7 @@ def test_any_key_is_kept_as_it_is(store: Store, rng: np.random.Generator) -> Non
 @given(names=st.sets(st.text(min_size=1).map(lambda text: text.replace("\0", "")), min_size=1, max_size=5))
 def test_any_text_is_a_key(names: set[str], tmp_path_factory: pytest.TempPathFactory) -> None:
     store = new_store(tmp_path_factory.mktemp("keys") / "s.zarr", keep="none")
-    store.commit([(record(name), random_annotation(np.random.default_rng(0), keep="none")) for name in names])
+    commit(store, [(record(name), random_annotation(np.random.default_rng(0), keep="none")) for name in names])
     assert set(open_store(store.path)) == names
 
 
@@ -235,7 +237,7 @@ def test_a_record_survives_json(made: Record) -> None:
 def test_a_key_that_leads_out_of_the_folder_is_no_record(key: str, store: Store, rng: np.random.Generator) -> None:
     with pytest.raises(ValueError, match="leads out of the folder"):
         Record.from_json({**record("a").to_json(), "key": key, "sums": [1, 2]})
-    store.commit([(record(key), random_annotation(rng)), (record("a"), random_annotation(rng))])
+    commit(store, [(record(key), random_annotation(rng)), (record("a"), random_annotation(rng))])
     (reason,) = open_store(store.path).damaged.values()
     assert "leads out of the folder" in reason
     assert len(open_store(store.path)) == 0
@@ -255,8 +257,8 @@ def test_what_is_no_record_is_refused(wrong: dict[str, Any]) -> None:
 
 def test_plain_zarr_reads_a_store(store: Store, rng: np.random.Generator) -> None:
     made = {name: random_annotation(rng, size) for name, size in [("a", (3, 4)), ("b", (5, 2)), ("c", (1, 1))]}
-    store.commit([(record("a"), made["a"]), (failure("bad"), None), (record("b"), made["b"])])
-    store.commit([(record("c"), made["c"])])
+    commit(store, [(record("a"), made["a"]), (failure("bad"), None), (record("b"), made["b"])])
+    commit(store, [(record("c"), made["c"])])
 
     root = zarr.open_group(store.path, mode="r")
     seen = {}
@@ -316,9 +318,9 @@ DAMAGES = [damage_none, damage_torn, damage_empty, damage_without_images, damage
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_chunk_without_a_whole_record_never_happened(damage: Any, store: Store, rng: np.random.Generator) -> None:
     kept = random_annotation(rng)
-    store.commit([(record("lost.jpg"), random_annotation(rng))])
+    commit(store, [(record("lost.jpg"), random_annotation(rng))])
     torn = only_chunk(store)
-    store.commit([(record("kept.jpg"), kept)])
+    commit(store, [(record("kept.jpg"), kept)])
     damage(torn)
 
     opened = open_store(store.path)
@@ -328,16 +330,16 @@ def test_a_chunk_without_a_whole_record_never_happened(damage: Any, store: Store
     assert torn.is_dir()
 
     recorded = (torn / "zarr.json").exists()
-    with writing(opened):
+    with writing(opened) as held:
         assert torn.exists() == recorded  # a damaged record is left to look at, an unfinished commit is cleared away
         again = random_annotation(rng)
-        opened.commit([(record("lost.jpg"), again)])
+        held.commit([(record("lost.jpg"), again)])
     assert_kept(open_store(store.path), "kept.jpg", kept)
     assert_kept(open_store(store.path), "lost.jpg", again)
 
 
 def test_reading_never_removes_anything(store: Store, rng: np.random.Generator) -> None:
-    store.commit([(record("a"), random_annotation(rng))])
+    commit(store, [(record("a"), random_annotation(rng))])
     damage_torn(only_chunk(store))
     opened = open_store(store.path)
     opened.refresh()
@@ -354,7 +356,7 @@ def test_folders_that_are_no_chunks_are_left_alone(store: Store) -> None:
 
 
 def test_failures_are_kept_apart_with_their_reason(store: Store, rng: np.random.Generator) -> None:
-    store.commit([(record("good"), random_annotation(rng)), (failure("bad"), None)])
+    commit(store, [(record("good"), random_annotation(rng)), (failure("bad"), None)])
     opened = open_store(store.path)
     assert list(opened) == ["good"]
     assert len(opened) == 1
@@ -365,7 +367,7 @@ def test_failures_are_kept_apart_with_their_reason(store: Store, rng: np.random.
 
 
 def test_a_chunk_of_failures_alone_counts(store: Store) -> None:
-    store.commit([(failure("bad"), None), (failure("worse"), None)])
+    commit(store, [(failure("bad"), None), (failure("worse"), None)])
     with writing(open_store(store.path)):
         pass
     assert list(open_store(store.path).failed) == ["bad", "worse"]
@@ -373,8 +375,8 @@ def test_a_chunk_of_failures_alone_counts(store: Store) -> None:
 
 def test_a_later_record_replaces_an_earlier_one(store: Store, rng: np.random.Generator) -> None:
     first, second = random_annotation(rng, (3, 3)), random_annotation(rng, (5, 7))
-    store.commit([(record("a"), first), (failure("b"), None)])
-    store.commit([(failure("a"), None), (record("b"), second)])
+    commit(store, [(record("a"), first), (failure("b"), None)])
+    commit(store, [(failure("a"), None), (record("b"), second)])
     for opened in (store, open_store(store.path)):
         assert list(opened) == ["b"]
         assert list(opened.failed) == ["a"]
@@ -382,29 +384,29 @@ def test_a_later_record_replaces_an_earlier_one(store: Store, rng: np.random.Gen
 
 
 def test_commits_go_on_behind_the_last_one_of_an_earlier_process(store: Store, rng: np.random.Generator) -> None:
-    store.commit([(record("a"), random_annotation(rng))])
+    commit(store, [(record("a"), random_annotation(rng))])
     opened = open_store(store.path)
     newest = random_annotation(rng)
-    with writing(opened):
-        opened.commit([(record("a"), newest)])
+    with writing(opened) as held:
+        held.commit([(record("a"), newest)])
     assert_kept(open_store(store.path), "a", newest)
 
 
 def test_what_no_record_covers_is_pending_in_the_given_order(store: Store, rng: np.random.Generator) -> None:
-    store.commit([(record("b"), random_annotation(rng)), (failure("d"), None)])
+    commit(store, [(record("b"), random_annotation(rng)), (failure("d"), None)])
     items = [ImageItem(key, Path(key), 10, 20) for key in ("e", "d", "c", "b", "a")]
     assert [item.key for item in store.pending(items)] == ["e", "c", "a"]
 
 
 def test_twins_share_the_arrays_of_the_first(store: Store, rng: np.random.Generator) -> None:
     first, other = random_annotation(rng), random_annotation(rng)
-    store.commit([(record("other"), other), (record("a", "same"), first)])
+    commit(store, [(record("other"), other), (record("a", "same"), first)])
     holder = only_chunk(store).name
     twin = store.like("same")
     assert twin is not None
     assert store.like("unseen") is None
     own = random_annotation(rng)
-    store.commit([(record("own"), own), (replace(twin, key="b"), None)])
+    commit(store, [(record("own"), own), (replace(twin, key="b"), None)])
     opened = open_store(store.path)
     assert opened["b"].record.chunk == holder
     for key, annotation in {"other": other, "a": first, "b": first, "own": own}.items():
@@ -413,31 +415,31 @@ def test_twins_share_the_arrays_of_the_first(store: Store, rng: np.random.Genera
 
 def test_a_chunk_of_twins_alone_holds_no_arrays(store: Store, rng: np.random.Generator) -> None:
     first = random_annotation(rng)
-    store.commit([(record("a", "same"), first)])
+    commit(store, [(record("a", "same"), first)])
     twin = open_store(store.path).like("same")
     assert twin is not None
-    store.commit([(replace(twin, key="b"), None)])
+    commit(store, [(replace(twin, key="b"), None)])
     twins = [path for path in (store.path / "chunks").iterdir() if path.name.startswith("00000002-")]
     assert [child.name for child in twins[0].iterdir()] == ["zarr.json"]
     assert_kept(open_store(store.path), "b", first)
 
 
 def test_pixels_that_were_never_written_are_not_annotated(store: Store, rng: np.random.Generator) -> None:
-    store.commit([(record("a"), random_annotation(rng, (4, 4)))])
+    commit(store, [(record("a"), random_annotation(rng, (4, 4)))])
     (only_chunk(store) / "labels" / "c" / "0").unlink()
     assert (store["a"].labels == 255).all()
     assert 255 not in range(len(store.classes))
 
 
 def test_arrays_that_are_gone_are_a_store_error_with_the_key(store: Store, rng: np.random.Generator) -> None:
-    store.commit([(record("a/b.jpg"), random_annotation(rng))])
+    commit(store, [(record("a/b.jpg"), random_annotation(rng))])
     shutil.rmtree(only_chunk(store) / "labels")
     with pytest.raises(StoreError, match=r"labels of 'a/b\.jpg'"):
         _ = store["a/b.jpg"].labels
 
 
 def test_a_flipped_bit_is_noticed(store: Store, rng: np.random.Generator) -> None:
-    store.commit([(record("a"), random_annotation(rng, (60, 60)))])
+    commit(store, [(record("a"), random_annotation(rng, (60, 60)))])
     shard = only_chunk(store) / "confidence" / "c" / "0"  # noise, which lies in the file as it is
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
@@ -487,8 +489,8 @@ def test_a_killed_writer_lets_go_of_the_store(
 ) -> None:
     holder.send_signal(how)
     holder.wait()
-    with writing(store):
-        store.commit([(record("a"), random_annotation(rng))])
+    with writing(store) as held:
+        held.commit([(record("a"), random_annotation(rng))])
     assert list(open_store(store.path)) == ["a"]
 
 
@@ -501,8 +503,9 @@ def test_the_store_is_free_again_after_an_error_inside(store: Store) -> None:
 
 def test_a_writer_sees_what_was_committed_before_it_got_the_store(store: Store, rng: np.random.Generator) -> None:
     late = open_store(store.path)
-    store.commit([(record("a"), random_annotation(rng))])
-    with writing(late):
+    commit(store, [(record("a"), random_annotation(rng))])
+    with writing(late) as held:
+        assert list(held) == ["a"]
         late.refresh()
         assert list(late) == ["a"]
 
@@ -588,7 +591,7 @@ def test_store_and_photographs_move_together(tmp_path: Path, rng: np.random.Gene
     home.mkdir()
     store = new_store(home / "photographs.ovlabel.zarr")
     (home / "photographs" / "a.jpg").write_bytes(b"x")
-    store.commit([(record("a.jpg"), random_annotation(rng))])
+    commit(store, [(record("a.jpg"), random_annotation(rng))])
     home.rename(tmp_path / "away")
     moved = open_store(tmp_path / "away" / "photographs.ovlabel.zarr")
     assert moved.folder.samefile(tmp_path / "away" / "photographs")
@@ -603,11 +606,11 @@ def test_a_store_moved_alone_still_finds_the_photographs(tmp_path: Path) -> None
 
 
 def test_opening_and_looking_needs_neither_torch_nor_zarr(store: Store, rng: np.random.Generator) -> None:
-    store.commit([(record("a"), random_annotation(rng)), (failure("b"), None)])
+    commit(store, [(record("a"), random_annotation(rng)), (failure("b"), None)])
     code = (
         "import sys\nfrom ovlabel.store.read import open_store\ns = open_store(sys.argv[1])\n"
-        "print(list(s), list(s.failed), s.classes, s['a'].record.height)\n"
-        "print([m for m in ('torch', 'zarr', 'open_clip', 'dask') if m in sys.modules])"
+        "print(list(s), list(s.failed), [c.name for c in s.classes], s['a'].record.height)\n"
+        "print([m for m in ('torch', 'zarr', 'open_clip', 'dask', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(store.path)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["['a'] ['b'] ['class 0', 'class 1', 'class 2'] 6", "[]"]
@@ -644,9 +647,9 @@ def test_a_field_that_only_one_run_has_is_a_difference() -> None:
 
 
 def test_another_run_is_refused_with_the_fields(store: Store) -> None:
-    check_run(store, store.run)
+    check_run(store, store.manifest.run)
     with pytest.raises(RunError, match=r"tiling\.short_side: 336 in the store, 1 here") as error:
-        check_run(store, {**store.run, "tiling": {"short_side": 1, "scales": [1.0]}})
+        check_run(store, {**store.manifest.run, "tiling": {"short_side": 1, "scales": [1.0]}})
     one_line(error, str(store.path), "--out")
 
 
@@ -655,7 +658,7 @@ def test_another_run_is_refused_with_the_fields(store: Store) -> None:
 
 def test_a_read_error_that_may_pass_deletes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = new_store(tmp_path / "s.zarr")
-    store.commit([(record("a"), random_annotation(np.random.default_rng(0)))])
+    commit(store, [(record("a"), random_annotation(np.random.default_rng(0)))])
     chunk = only_chunk(store)
     real = files.read_up_to
 
@@ -672,9 +675,9 @@ def test_a_read_error_that_may_pass_deletes_nothing(tmp_path: Path, monkeypatch:
 
 def test_the_twin_of_a_lost_chunk_is_not_done(tmp_path: Path) -> None:
     store = new_store(tmp_path / "s.zarr")
-    store.commit([(record("a", "same"), random_annotation(np.random.default_rng(0)))])
+    commit(store, [(record("a", "same"), random_annotation(np.random.default_rng(0)))])
     holder = only_chunk(store)
-    store.commit([(replace(store.like("same"), key="b"), None)])
+    commit(store, [(replace(store.like("same"), key="b"), None)])
     damage_torn(holder)
     opened = open_store(store.path)
     with writing(opened):
@@ -704,7 +707,7 @@ def test_whatever_a_root_says_no_command_breaks(
     name: str, tmp_path: Path, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = new_store(tmp_path / "s.zarr")
-    store.commit([(record("a.png"), random_annotation(rng))])
+    commit(store, [(record("a.png"), random_annotation(rng))])
     root = store.path / "zarr.json"
     good = json.loads(root.read_text())
     for number, junk in enumerate(JUNK):
@@ -722,7 +725,7 @@ def test_whatever_a_root_says_no_command_breaks(
 
 def test_an_export_stays_in_its_folder(tmp_path: Path, rng: np.random.Generator) -> None:
     store = new_store(tmp_path / "s.zarr")
-    store.commit([(record("../../out.png"), random_annotation(rng))])
+    commit(store, [(record("../../out.png"), random_annotation(rng))])
     before = sorted(path for path in tmp_path.rglob("*") if "labels" not in path.parts)
     main(["export", str(store.path), str(tmp_path / "labels")])
     assert sorted(path for path in tmp_path.rglob("*") if "labels" not in path.parts) == before
@@ -731,7 +734,7 @@ def test_an_export_stays_in_its_folder(tmp_path: Path, rng: np.random.Generator)
 def test_a_planted_array_of_another_kind_is_not_read(tmp_path: Path, rng: np.random.Generator) -> None:
     """Zarr's second format can hold pickled objects: it is not even looked at."""
     store = new_store(tmp_path / "s.zarr")
-    store.commit([(record("a"), random_annotation(rng))])
+    commit(store, [(record("a"), random_annotation(rng))])
     labels = only_chunk(store) / "labels"
     shutil.rmtree(labels)
     zarr.create_array(labels, shape=(9,), chunks=(9,), dtype="uint8", zarr_format=2)
