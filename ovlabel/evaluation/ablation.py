@@ -20,7 +20,6 @@ from ovlabel.model.clip import Clip, Trace
 from ovlabel.pictures.read import decode, read_file
 from ovlabel.settings.keys import Config
 from ovlabel.spine.segmenter import Segmenter
-from ovlabel.spine.stack import name_of
 from ovlabel.text.bank import text_bank
 from ovlabel.types import ImageItem
 
@@ -116,7 +115,7 @@ def ablate(
         TruthError, ImageError: a mask or an image that can't be used.
     """
     encoder = _Once(segmenter.clip)
-    names = [WHOLE, *(name_of(stage) for stage in segmenter.stack)]
+    names = [WHOLE, *(stage.name() for stage in segmenter.stack)]
     made: dict[str, Segmenter | str] = {}
     for name in names:
         try:

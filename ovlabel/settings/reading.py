@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ovlabel.errors import ConfigError, unknown
+from ovlabel.fields import Raw
 from ovlabel.files import read_toml
-from ovlabel.settings.keys import Config, Raw, TextConfig, assemble, flatten
+from ovlabel.settings.keys import Config, TextConfig, assemble, flatten
 
 PRESETS = Path(__file__).parent / "presets"
 
