@@ -20,7 +20,8 @@ class Correlate(Stage):
 
     Not ResCLIP: nothing is taken from other layers (that is `rcs`).
 
-    Source: the thesis that started this project, where it stands for ResCLIP's RCS; its own α and τ.
+    Source: García García: Open-Vocabulary Semantic Segmentation for Generative AI, Master's thesis, Universidad de
+    Zaragoza, 2025, where it stands for ResCLIP's RCS; its own α and τ.
     """
 
     weight: Annotated[float, Ge(0), Le(100), Doc("α, the share of the mixture.")] = 0.3

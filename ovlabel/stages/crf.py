@@ -30,7 +30,8 @@ class Crf(Stage):
     CLIP's probabilities over many classes are nearly flat: with a weight of 10 small objects drown in what is around.
 
     Source: Krähenbühl, Koltun: Efficient Inference in Fully Connected CRFs, NeurIPS 2011 (arXiv 1210.5644), alg. 1;
-    symmetric normalisation; defaults of the thesis that started this project (3/3, 80/13/10).
+    symmetric normalisation. The defaults (3/3, 80/13/10) are those of García García: Open-Vocabulary Semantic
+    Segmentation for Generative AI, Master's thesis, Universidad de Zaragoza, 2025.
     """
 
     iterations: Annotated[int, Ge(1), Le(1000), Doc("of the mean field.")] = 10

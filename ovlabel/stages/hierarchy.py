@@ -24,8 +24,9 @@ _BAND_VALUES = 2**24  # cosines looked at together
 class Hierarchy(Stage):
     """p(c) ∝ p(c) · P(group of c)^η, where P is the sum of the softmax over the group.
 
-    Source: the thesis that started this project, whose gate on raw cosines never opened; this is the exact marginal at
-    the logit scale. No published evidence; off in every published preset.
+    Source: García García: Open-Vocabulary Semantic Segmentation for Generative AI, Master's thesis, Universidad de
+    Zaragoza, 2025, whose gate on raw cosines never opened; this is the exact marginal at the logit scale. There is no
+    published evidence for it; no published preset uses it.
     """
 
     exponent: Annotated[float, Ge(0), Le(100), Doc("η; 0 changes nothing.")] = 0.5

@@ -21,7 +21,8 @@ class Pyramid(Stage):
 
     Not ResCLIP: no feedback (that is `sfr`). It pools the cosines that are there instead of encoding the image anew.
 
-    Source: the thesis that started this project, where a pyramid of three levels with α = 0.6 stands for ResCLIP's SFR.
+    Source: García García: Open-Vocabulary Semantic Segmentation for Generative AI, Master's thesis, Universidad de
+    Zaragoza, 2025, where a pyramid of three levels with α = 0.6 stands for ResCLIP's SFR.
     """
 
     weight: Annotated[float, Ge(0), Le(1), Doc("α, the finer level's share.")] = 0.6
