@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ovlabel.errors import OvlabelError
+    from ovlabel.evaluation.scores import Scores
+    from ovlabel.evaluation.scoring import score
+    from ovlabel.formats import export
     from ovlabel.run.job import annotate
     from ovlabel.settings.keys import Config
     from ovlabel.settings.reading import load_config
@@ -24,13 +27,16 @@ __all__ = [
     "Config",
     "OvlabelError",
     "Prediction",
+    "Scores",
     "Segmenter",
     "Store",
     "TextBank",
     "annotate",
     "build",
+    "export",
     "load_config",
     "open_store",
+    "score",
 ]
 
 _HOMES = {
@@ -38,13 +44,16 @@ _HOMES = {
     "Config": "settings.keys",
     "OvlabelError": "errors",
     "Prediction": "types",
+    "Scores": "evaluation.scores",
     "Segmenter": "spine.segmenter",
     "Store": "store.read",
     "TextBank": "types",
     "annotate": "run.job",
     "build": "spine.build",
+    "export": "formats",
     "load_config": "settings.reading",
     "open_store": "store.read",
+    "score": "evaluation.scoring",
 }
 
 

@@ -16,7 +16,8 @@ from pycocotools.coco import COCO
 
 from ovlabel.errors import ConfigError
 from ovlabel.evaluation.truth import IGNORED, open_truth
-from ovlabel.formats import ExportClass, Job, export, format_names
+from ovlabel.formats import export, format_names
+from ovlabel.formats._export import Export, ExportClass
 from ovlabel.formats.label_studio import brush
 from ovlabel.store.read import Store, open_store
 from tests.cli.test_cli import Run, ovlabel
@@ -272,7 +273,7 @@ def test_two_images_of_one_name_are_refused(keys: tuple[str, str], tmp_path: Pat
 
 
 def test_nothing_is_written_outside_the_folder(tmp_path: Path) -> None:
-    job = Job((ExportClass("cat", 1, "thing", "", (0, 0, 0)),), lambda: iter(()), tmp_path / "out")
+    job = Export((ExportClass("cat", 1, "thing", "", (0, 0, 0)),), lambda: iter(()), tmp_path / "out")
     for name in ("../x.png", "/etc/x.png", "a/../../x.png"):
         with pytest.raises(ConfigError, match="outside"):
             job.file(name)
