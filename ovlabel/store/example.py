@@ -11,10 +11,19 @@ from PIL import Image
 from ovlabel.store.lock import locked
 from ovlabel.store.read import create_store, open_store
 from ovlabel.store.record import Record
+from ovlabel.text.vocabulary import Vocabulary, VocabularyClass
 from ovlabel.types import Annotation
 
-_CLASSES = {"cat": "thing", "dog": "thing", "grass": "stuff"}
-_COLOURS = [[220, 20, 60], [0, 0, 142], [107, 142, 35]]
+_VOCABULARY = Vocabulary(
+    "example",
+    "three classes",
+    "",
+    (
+        VocabularyClass("cat", "thing", colour=(220, 20, 60)),
+        VocabularyClass("dog", "thing", colour=(0, 0, 142)),
+        VocabularyClass("grass", "stuff", colour=(107, 142, 35)),
+    ),
+)
 _LABELS = {"a.png": [[0, 0], [1, 1]], "b.png": [[2, 2], [1, 0]]}
 _TRUTH = {"a.png": [[0, 0], [1, 1]], "b.png": [[2, 2], [1, 1]]}
 _CONFIDENCE = [[255, 204], [153, 102]]  # in 255ths: 1.0, 0.8, 0.6, 0.4
@@ -36,7 +45,7 @@ def write_example(folder: str | Path) -> Path:
         (folder / name).mkdir(parents=True, exist_ok=True)
     for key, values in _TRUTH.items():
         Image.fromarray(np.array(values, np.uint8)).save(folder / "truth" / key)
-        Image.fromarray(np.array(_COLOURS, np.uint8)[values]).save(folder / "images" / key)
+        Image.fromarray(np.array(_VOCABULARY.colours, np.uint8)[values]).save(folder / "images" / key)
     path = folder / "images.ovlabel.zarr"
     with locked(path) as lock:
         run = {"store": {"probabilities": "none"}}
@@ -47,8 +56,9 @@ def write_example(folder: str | Path) -> Path:
 
 def _text() -> dict[str, object]:
     """The classes as a store holds them."""
-    entries = [{"name": name, "kind": kind} for name, kind in _CLASSES.items()]
-    return {"classes": list(_CLASSES), "colours": _COLOURS, "background": None, "vocabulary": entries}
+    entries = _VOCABULARY.content()["classes"]
+    names = [c.name for c in _VOCABULARY.classes]
+    return {"classes": names, "colours": _VOCABULARY.colours, "background": None, "vocabulary": entries}
 
 
 def _entry(path: Path) -> tuple[Record, Annotation]:
