@@ -21,7 +21,16 @@ from collections.abc import Iterable
 
 
 class OvlabelError(Exception):
-    """Anything that ovlabel refuses to do, said in one line."""
+    """Anything that ovlabel refuses to do. Its message is one line that says what, where, and what to do.
+
+    Example:
+        >>> import ovlabel
+        >>> try:
+        ...     ovlabel.load_config("scilp")
+        ... except ovlabel.OvlabelError as error:
+        ...     print(error)
+        unknown preset 'scilp'; did you mean sclip, scclip, resclip, maskclip?
+    """
 
 
 class ConfigError(OvlabelError):

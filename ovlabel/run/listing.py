@@ -30,12 +30,18 @@ class Selection:
     """What a run takes of a folder, and how much of it.
 
     Attributes:
-        include, exclude: shell patterns of keys; `*` stands for slashes too. No `include` takes everything.
+        include: shell patterns of keys, of which one must fit; `*` stands for slashes too. None takes everything.
+        exclude: shell patterns of keys, of which none may fit.
         names: paths, relative to the folder or absolute inside it, in place of walking the folder.
         shard: take the keys of one shard only.
         limit: look at so many pending images at the most.
-        retry_failed: images that failed are pending.
+        retry_failed: images that failed are pending again.
         prune: remove from the store what is no longer in the folder.
+
+    Example:
+        >>> from ovlabel import Selection
+        >>> Selection(include=("2024/*",), exclude=("*.gif",)).takes("2024/may/beach.jpg")
+        True
     """
 
     include: tuple[str, ...] = ()

@@ -204,7 +204,25 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A run. Hashable and picklable; `to_dict` and `from_dict` are JSON-safe inverses."""
+    """The settings of a run: hashable and picklable. `ovlabel.load_config` makes one.
+
+    Attributes:
+        encoder: the frozen CLIP image tower.
+        text: what is asked of the model.
+        tiling: how the image is resized and cut into windows.
+        labels: from probabilities to labels.
+        store: what is kept beside labels and confidence.
+        stages: the stack, in order.
+
+    Raises:
+        ConfigError: a value out of bounds, or one that has no meaning beside another.
+
+    Example:
+        >>> from ovlabel import Config
+        >>> config = Config.from_dict({"tiling.short_side": 448})
+        >>> config.tiling.short_side, Config.from_dict(config.to_dict()) == config
+        (448, True)
+    """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     text: TextConfig = field(default_factory=TextConfig)

@@ -31,14 +31,19 @@ def read_preset(name_or_path: str) -> dict[str, Any]:
 
 
 def load_config(name_or_path: str, overrides: Mapping[str, Any] = {}) -> Config:
-    """The config of a preset with overrides.
+    """The settings of a preset, with changes.
 
     Args:
-        name_or_path: a built-in preset ("sclip") or a TOML file of the same form.
+        name_or_path: a built-in preset ("sclip"), or a TOML file of the same form.
         overrides: dotted keys ({"tiling.window": 0}, {"neighbours.sigma": 2.5}) or nested tables.
 
     Raises:
         ConfigError: an unknown preset, key, stage or value; the message lists the nearest names.
+
+    Example:
+        >>> import ovlabel
+        >>> ovlabel.load_config("naclip", {"neighbours.sigma": 2.5}).stages[1].fields
+        (('sigma', 2.5),)
     """
     preset = dict(read_preset(name_or_path))
     preset.pop("title", None)

@@ -113,10 +113,19 @@ class _Decision:
 
 
 class Segmenter:
-    """Annotates images: `segmenter(image) -> Prediction`.
+    """Annotates images: `segmenter(image) -> Prediction`. `ovlabel.build` makes one.
+
+    Example:
+        >>> import numpy as np, ovlabel
+        >>> config = ovlabel.load_config("sclip", {"encoder.model": "demo", "text.vocabulary": "classes:ball, sky"})
+        >>> segmenter = ovlabel.build(config, offline=True)  # the embedded model, which knows drawings
+        >>> segmenter(np.zeros((48, 64, 3), np.uint8)).labels.shape
+        (48, 64)
 
     Args:
-        clip: the encoder. bank: what is asked. stack: the stages.
+        clip: the encoder.
+        bank: what is asked.
+        stack: the stages.
         config: `tiling`, `labels`, `store.probabilities` and `text.logit_scale` are read.
         batch_size: windows that go through the encoder together; by default as many as there is room for (`Clip.room`).
             Never changes a result beyond rounding.
