@@ -23,7 +23,16 @@ from collections.abc import Iterable
 
 
 class OvlabelError(Exception):
-    """Base class of all errors that ovlabel raises on purpose; the message is one printable line."""
+    """Base class of all errors that ovlabel raises on purpose; the message is one printable line.
+
+    Example:
+        >>> import ovlabel
+        >>> try:
+        ...     ovlabel.load_config("scilp")
+        ... except ovlabel.OvlabelError as error:
+        ...     print(error)
+        unknown preset 'scilp'; did you mean sclip, scclip, resclip, maskclip?
+    """
 
 
 class ConfigError(OvlabelError):

@@ -10,8 +10,9 @@ import typer
 
 from ovlabel.cli.annotate import config_of
 from ovlabel.errors import TruthError
+from ovlabel.evaluation.class_map import map_classes, read_map
+from ovlabel.evaluation.matching import match
 from ovlabel.evaluation.metrics import mean, miou, miou_present
-from ovlabel.evaluation.scores import map_classes, match, read_map
 from ovlabel.evaluation.truth import TruthClass, open_truth
 from ovlabel.run.listing import list_images
 from ovlabel.text.vocabulary import load_vocabulary

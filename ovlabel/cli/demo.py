@@ -14,8 +14,9 @@ from ovlabel.cli.annotate import annotate_pending
 from ovlabel.cli.codes import OK, SOME_FAILED
 from ovlabel.demo.scenes import CLASSES, write
 from ovlabel.errors import ConfigError, RunError, printable
+from ovlabel.evaluation.class_map import map_classes
 from ovlabel.evaluation.metrics import iou, miou, pixel_accuracy
-from ovlabel.evaluation.scores import map_classes, score
+from ovlabel.evaluation.scoring import score_labels
 from ovlabel.evaluation.truth import TruthClass, open_truth
 from ovlabel.pictures.overlay import beside, overlay, sheet
 from ovlabel.pictures.read import decode, read_file
@@ -60,7 +61,7 @@ def demo(
 def _report(store: Store, drawn: list[str], folder: Path, preset: str) -> None:
     """Score what was annotated, write overlays, say where everything lies and what to do next."""
     truth = open_truth(folder / "truth", "raw", [TruthClass(name) for name in CLASSES])
-    scores = score(store, truth, map_classes(store.class_names, truth.classes), allow_partial=True)
+    scores = score_labels(store, truth, map_classes(store.class_names, truth.classes), allow_partial=True)
     overlays = folder / f"{preset}-overlays"
     overlays.mkdir(exist_ok=True)
     pictures = []

@@ -12,8 +12,10 @@ import typer
 
 from ovlabel.cli.codes import BELOW, OK
 from ovlabel.errors import ConfigError, printable
-from ovlabel.evaluation.scores import Scores, map_classes, read_map, score
-from ovlabel.evaluation.truth import Truth, TruthClass, open_truth
+from ovlabel.evaluation.class_map import map_classes, read_map
+from ovlabel.evaluation.scores import Scores
+from ovlabel.evaluation.scoring import own_classes, score_labels
+from ovlabel.evaluation.truth import Truth, open_truth
 from ovlabel.store.read import Store, open_store
 
 
@@ -40,7 +42,7 @@ def score_store(
     if min_miou is not None and not 0 <= min_miou <= 1:
         raise ConfigError(f"--min-miou {min_miou}: write a fraction, 0 … 1")
     opened = open_store(store)
-    known = open_truth(truth, convention, _own_classes(opened))
+    known = open_truth(truth, convention, own_classes(opened))
     reached = _scored(opened, known, mapping, allow_partial, boundaries, as_json)
     other = None
     if compare is not None:
@@ -64,10 +66,6 @@ def score_store(
     raise typer.Exit(OK)
 
 
-def _own_classes(store: Store) -> list[TruthClass]:
-    return [TruthClass(entry.name, (entry.name,), entry.kind, entry.group) for entry in store.classes]
-
-
 def _scored(
     store: Store, truth: Truth, mapping: Path | None, allow_partial: bool, boundaries: bool, quiet: bool
 ) -> Scores:
@@ -77,7 +75,7 @@ def _scored(
     print(f"true class ← predicted classes ({truth.convention} ← {printable(str(store.path))})", file=to)
     for line in classes.lines():
         print(line, file=to)
-    reached = score(store, truth, classes, allow_partial=allow_partial, boundaries=boundaries)
+    reached = score_labels(store, truth, classes, allow_partial=allow_partial, boundaries=boundaries)
     if len(reached.images) < reached.masks:
         print(f"ovlabel: only {len(reached.images)} of {reached.masks} masks were scored", file=sys.stderr)
     return reached

@@ -39,6 +39,7 @@ class Selection:
         prune: remove images from the store that are no longer in the folder.
 
     Example:
+        >>> from ovlabel import Selection
         >>> selection = Selection(include=("holiday/*",), exclude=("*.gif",))
         >>> selection.takes("holiday/2024/beach.jpg"), selection.takes("holiday/waves.gif")
         (True, False)

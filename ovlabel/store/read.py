@@ -59,7 +59,15 @@ class TopProbabilities(NamedTuple):
 
 
 class StoredImage:
-    """One annotated image; arrays are read when asked for."""
+    """One annotated image of a store; arrays are read when asked for.
+
+    Example:
+        >>> import ovlabel, tempfile
+        >>> from ovlabel.store.example import write_example
+        >>> store = ovlabel.open_store(write_example(tempfile.mkdtemp()) / "images.ovlabel.zarr")
+        >>> store["b.png"].labels.tolist(), float(store["b.png"].confidence.max())
+        ([[2, 2], [1, 0]], 1.0)
+    """
 
     def __init__(self, store: Store, record: Record) -> None:
         self._store, self.record = store, record
@@ -122,10 +130,11 @@ class Store(Mapping[str, StoredImage]):
         unfinished: chunks without a record.
 
     Example:
-        >>> store = ovlabel.open_store("images.ovlabel.zarr")  # doctest: +SKIP
-        >>> image = store["holiday/beach.jpg"]  # doctest: +SKIP
-        >>> image.labels.shape, store.classes[0].name  # doctest: +SKIP
-        ((480, 640), 'person')
+        >>> import ovlabel, tempfile
+        >>> from ovlabel.store.example import write_example
+        >>> store = ovlabel.open_store(write_example(tempfile.mkdtemp()) / "images.ovlabel.zarr")
+        >>> list(store), store.classes[2].name, store["a.png"].labels.shape
+        (['a.png', 'b.png'], 'grass', (2, 2))
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:

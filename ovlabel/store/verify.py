@@ -46,8 +46,9 @@ def verify(store: Store | str | Path, on_image: Callable[[Record], None] | None 
         StoreError: there is no store, or it can't be read.
 
     Example:
-        >>> import ovlabel
-        >>> ovlabel.verify("images.ovlabel.zarr").clean  # doctest: +SKIP
+        >>> import ovlabel, tempfile
+        >>> from ovlabel.store.example import write_example
+        >>> ovlabel.verify(write_example(tempfile.mkdtemp()) / "images.ovlabel.zarr").clean
         True
     """
     store = store if isinstance(store, Store) else open_store(store)
