@@ -37,27 +37,6 @@ LEVELS = (
 )
 
 
-class Stage(Protocol):
-    """One technique: a frozen dataclass in `stages/` with a method for each level at which it acts.
-
-    A method takes the level's value and a context (`WindowContext` up to the level `window`, `ImageContext` from
-    `logits` on) and returns the edited value; axes keep their meaning, the number of terms (`scores`) and the grid
-    (`features`) may change. It leaves its input alone up to the level `window`; from `logits` on, where maps are
-    the largest thing there is, it may change it in place. It keeps no hold of what it returns. `replaces` names the
-    levels at which the incoming value is ignored; an earlier edit there would be lost, so such a stack is refused.
-    A stage may also name levels in `rescales`: what another stage has added there before it would be scaled with
-    the rest, and is refused too.
-
-    More methods are looked for where they are of use: `prepare(offline=…)` finds a checkpoint when a run is built
-    (WeightsError) and returns its file; `begin(value, context)`, beside `probabilities`, hands the work to another
-    process and returns a call that waits for it, and `behind` says how many images may wait so; `pairs(context)`,
-    beside `scores`, gives the queries and keys (each b heads n d) whose scores those are, term by term, so that no map
-    need be made where no other stage asks for one.
-    """
-
-    replaces: frozenset[str]
-
-
 @dataclass(frozen=True, eq=False)
 class TextBank:
     """What is asked of the features: one unit vector a query.

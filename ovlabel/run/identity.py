@@ -29,6 +29,7 @@ from ovlabel.types import TextBank
 
 if TYPE_CHECKING:
     from ovlabel.spine.segmenter import Segmenter
+    from ovlabel.stages import Stage
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,13 +129,13 @@ def _sha256(values: Any, *, sort_keys: bool = False) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=sort_keys).encode()).hexdigest()
 
 
-def _described(stage: Any) -> dict[str, Any]:
+def _described(stage: Stage) -> dict[str, Any]:
     """A stage's name and fields; of a checkpoint, what is in it and not where it lies."""
     from ovlabel.spine.stack import name_of
 
     described = {"use": name_of(stage), **dataclasses.asdict(stage)}
-    if hasattr(stage, "prepare"):
-        described["checkpoint"] = file_sha256(stage.prepare(offline=True))
+    if checkpoint := stage.prepare(offline=True):
+        described["checkpoint"] = file_sha256(checkpoint)
     return described
 
 

@@ -46,13 +46,12 @@ def _stack(config: Config, offline: bool) -> Stack:
     stages = []
     for entry in config.stages:
         stage = make_stage(entry)
-        if hasattr(stage, "prepare"):
-            try:
-                stage.prepare(offline=offline)
-            except WeightsError as error:
-                if not entry.optional:
-                    raise
-                log.info("the stage '%s' is left out: %s", entry.use, error)
-                continue
+        try:
+            stage.prepare(offline=offline)
+        except WeightsError as error:
+            if not entry.optional:
+                raise
+            log.info("the stage '%s' is left out: %s", entry.use, error)
+            continue
         stages.append(stage)
     return Stack(tuple(stages))

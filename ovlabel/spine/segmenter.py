@@ -545,10 +545,12 @@ class Segmenter:
     def _pairs(self, trace: Trace, context: WindowContext) -> Sequence[tuple[Tensor, Tensor]] | None:
         """The queries and keys whose attention the block reads out, where no stage needs the map itself."""
         acting = [stage for stage in self.stack if {"scores", "attention"}.intersection(levels_of(stage))]
-        if self.literal or len(acting) > 1 or not all(hasattr(stage, "pairs") for stage in acting):
+        if self.literal or len(acting) > 1:
             return None
+        if acting:
+            return acting[0].pairs(context)
         queries, keys, _ = trace.qkv(trace.layers)
-        return getattr(acting[0], "pairs")(context) if acting else ((queries, keys),)  # noqa: B009
+        return ((queries, keys),)
 
     def _scores(self, trace: Trace) -> Tensor:
         """The last block's own scores, t = 1: softmaxed they are its plain attention."""
@@ -564,7 +566,7 @@ class Segmenter:
         for stage in rest:
             if "scores" in levels_of(stage):
                 preview = partial(self._preview, trace, rest.after(stage), whole.without(name_of(stage)), context)
-                scores = getattr(stage, "scores")(scores, replace(context, preview=preview))  # noqa: B009
+                scores = stage.scores(scores, replace(context, preview=preview))
         attention = self.stack.edit("attention", scores.softmax(-1).sum(0), context)
         return self.clip.readout(trace, attention)
 

@@ -1,17 +1,19 @@
-"""SC-CLIP: CLIP calibrated by itself: outlier tokens repaired, attention and features led by its own middle layers."""
+"""SC-CLIP: CLIP calibrated by itself: outlier tokens repaired, attention and features led by middle layers."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
-from ovlabel.errors import ConfigError
+from ovlabel.fields import Doc
 from ovlabel.ops import layer_at, normalise, scaled_scores
+from ovlabel.stages import Stage
 from ovlabel.types import Trace, WindowContext
 
 _DEEP, _SHALLOW, _FUSED = 9, 4, (4, 5, 6, 7, 8, 9, 10)  # layers of twelve whose outputs are read
@@ -19,35 +21,28 @@ _NEIGHBOURS = 30
 
 
 @dataclass(frozen=True)
-class Calibrate:
-    """Four corrections, all from the frozen layers; meant for `encoder.last_block = "attention"`.
+class Calibrate(Stage):
+    """Four corrections, all read from the frozen layers. Meant for `encoder.last_block = "attention"`.
 
-    Tokens that stick out by their local outlier factor become the mean of their neighbours on the grid. The tokens that
-    enter the last block are mixed by the likeness M of a deep middle layer. That block attends by ½ (softmax of γ times
-    what M has above its mean + softmax of key-key scores), without [CLS], of which a share is added back. What comes
-    out is mixed by the likeness of a shallow layer, and the same block's answer to the sum of the middle layers is
-    added. In a model of another depth than twelve, layers stand at the same share of it.
+    1. Tokens that stand out by their local outlier factor become the mean of their neighbours on the grid.
+    2. The tokens that enter the last block are mixed by the cosines M of the patches of layer 9.
+    3. The last block attends by ½ (softmax of γ times what M has above its mean + softmax of the key-key scores),
+       patches only. A share of [CLS] is added back to what comes out.
+    4. The result is mixed by the cosines of layer 4, and the same block's answer to the sum of layers 4 to 10 is added.
 
-    Attributes:
-        outliers: the share of tokens that are repaired, 0 … 1. threshold: cosine from which tokens are mixed.
-        sharpness: γ. cls: the share of [CLS]. levels: whether the middle layers' sum goes through the block too.
-
-    [CLS] itself keeps its plain attention; it is never read by patches.
+    Layers are counted for a model of twelve; in another depth they stand at the same share of it. [CLS] keeps its plain
+    attention; patches never read it.
 
     Source: Bai et al.: Self-Calibrated CLIP for Training-Free Open-Vocabulary Segmentation, 2024 (arXiv 2411.15869),
     sec. 3.2 to 3.4, and its published code.
     """
 
     replaces: ClassVar[frozenset[str]] = frozenset({"attention"})
-    outliers: float = 0.05
-    threshold: float = 0.4
-    sharpness: float = 3.0
-    cls: float = 0.3
-    levels: bool = True
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.outliers < 1 or not -1 <= self.threshold <= 1 or self.sharpness <= 0 or self.cls < 0:
-            raise ConfigError(f"{self}: outliers 0 … 1, threshold −1 … 1, sharpness above 0, cls from 0")
+    outliers: Annotated[float, Ge(0), Lt(1), Doc("Share of the tokens that are repaired.")] = 0.05
+    threshold: Annotated[float, Ge(-1), Le(1), Doc("Cosine from which on two tokens are mixed.")] = 0.4
+    sharpness: Annotated[float, Gt(0), Le(10_000), Doc("γ, the factor of M before its softmax.")] = 3.0
+    cls: Annotated[float, Ge(0), Le(100), Doc("Share of [CLS] that is added back to the patches.")] = 0.3
+    levels: Annotated[bool, Doc("Whether the sum of the middle layers goes through the last block too.")] = True
 
     def tokens(self, tokens: Tensor, context: WindowContext) -> Tensor:
         """b n width → the same, outliers repaired, patches mixed."""

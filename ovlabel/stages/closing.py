@@ -1,36 +1,36 @@
-"""A morphological closing of the label image."""
+"""A morphological closing of the label map."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from ovlabel.errors import ConfigError
+from ovlabel.fields import Doc
+from ovlabel.stages import Stage
 from ovlabel.types import ImageContext
 
 
 @dataclass(frozen=True)
-class Closing:
+class Closing(Stage):
     """The greatest label within a square, then the least: thin gaps between labels of a higher index are filled.
 
-    Attributes:
-        side: of the square, in pixels, odd. Beyond the border nothing counts.
-
-    It works on the numbers: which of two labels gives way depends on the order of the vocabulary. The stored confidence
-    stays that of the label a pixel had before.
+    Pixels beyond the border do not count. The operation compares class indices, so which of two labels gives way
+    depends on the order of the vocabulary. The stored confidence stays that of the label that a pixel had before.
 
     Source: Aydın et al.: ITACLIP, CVPR-W 2025 (arXiv 2411.12044), its published code: 3 × 3.
     """
 
-    replaces: ClassVar[frozenset[str]] = frozenset()
-    side: int = 3
+    side: Annotated[int, Ge(1), Le(255), Doc("Side of the square, in pixels; an odd number.")] = 3
 
-    def __post_init__(self) -> None:
-        if self.side < 1 or self.side % 2 == 0:
-            raise ConfigError(f"closing.side = {self.side}: an odd number of pixels")
+    def check(self) -> None:
+        """The square has a pixel at its centre."""
+        if self.side % 2 == 0:
+            raise ConfigError(f"closing.side = {self.side}: it must be an odd number of pixels")
 
     def labels(self, labels: Tensor, context: ImageContext) -> Tensor:
         """int64 H W → the same."""

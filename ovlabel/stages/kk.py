@@ -1,4 +1,4 @@
-"""Key-key attention in the last block: NACLIP's similarity, without its neighbourhood."""
+"""NACLIP's key-key attention in the last block, without its neighbourhood."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import ClassVar
 from torch import Tensor
 
 from ovlabel.ops import self_scores
+from ovlabel.stages import Stage
 from ovlabel.types import WindowContext
 
 
 @dataclass(frozen=True)
-class Kk:
-    """softmax(k kᵀ / √d), one term; meant for `encoder.last_block = "attention"`.
+class Kk(Stage):
+    """softmax(k kᵀ / √d), one term. Meant for `encoder.last_block = "attention"`.
 
     Source: Hajimiri, Ben Ayed, Dolz: NACLIP, WACV 2025 (arXiv 2404.08181).
     """

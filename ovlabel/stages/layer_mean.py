@@ -1,42 +1,42 @@
-"""ITACLIP: the last attention shares its place with that of earlier layers."""
+"""ITACLIP: the last attention is averaged with that of earlier layers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge, Le, Len
 from torch import Tensor
 
-from ovlabel.errors import ConfigError, unknown
+from ovlabel.errors import ConfigError
+from ovlabel.fields import Doc
 from ovlabel.ops import layer_at, self_scores
+from ovlabel.stages import Stage
 from ovlabel.types import Trace, WindowContext
 
 _LAYERS = (7, 8, 10)  # of twelve
-_KINDS = ("csa", "plain")
 
 
 @dataclass(frozen=True)
-class LayerMean:
-    """(1 − λ) A + λ · mean over earlier layers of their own attention; meant behind `csa`, `last_block = "residual"`.
+class LayerMean(Stage):
+    """(1 − λ) A + λ · mean over earlier layers of their own attention. Meant to follow `csa`.
 
-    Attributes:
-        weight: λ, 0 … 1. layers: from 1; by default the 7th, 8th and 10th of twelve, in others at the same share.
-        kind: what is taken of them: "csa", softmax(q qᵀ) + softmax(k kᵀ), or "plain", softmax(q kᵀ).
+    It is published with `encoder.last_block = "residual"`.
 
     Source: Aydın et al.: ITACLIP, CVPR-W 2025 (arXiv 2411.12044), sec. 3.2, and its published code.
     """
 
-    replaces: ClassVar[frozenset[str]] = frozenset()
-    weight: float = 0.5
-    layers: tuple[int, ...] = ()
-    kind: str = "csa"
-
-    def __post_init__(self) -> None:
-        if self.kind not in _KINDS:
-            raise ConfigError(unknown("layer_mean.kind", self.kind, _KINDS))
-        if not 0 <= self.weight <= 1:
-            raise ConfigError(f"layer_mean.weight = {self.weight}: 0 … 1")
+    weight: Annotated[float, Ge(0), Le(1), Doc("λ, the share of the earlier layers.")] = 0.5
+    layers: Annotated[
+        tuple[Annotated[int, Ge(1), Le(1000)], ...],
+        Len(0, 64),
+        Doc("Layers to average, counted from 1; empty: the 7th, 8th and 10th of twelve, or those at the same depth."),
+    ] = ()
+    kind: Annotated[
+        Literal["csa", "plain"],
+        Doc("What is taken of the layers: softmax(q qᵀ) + softmax(k kᵀ) (`csa`), or softmax(q kᵀ) (`plain`)."),
+    ] = "csa"
 
     def attention(self, attention: Tensor, context: WindowContext) -> Tensor:
         """b heads n n → the same."""

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from annotated_types import Ge, Gt, Le, Lt
 
+from ovlabel.errors import ConfigError
+from ovlabel.fields import declared
 from ovlabel.ops import scaled_scores
 from ovlabel.settings.keys import StageConfig, stage_names
 from ovlabel.spine.stack import levels_of, make_stage, name_of, stage_class
@@ -92,13 +95,40 @@ def test_its_fields_have_defaults_and_a_config_of_them_makes_it_again(stage: Any
 def test_it_acts_at_known_levels_and_replaces_only_those(stage: Any) -> None:
     assert levels_of(stage)
     assert set(stage.replaces) <= set(levels_of(stage)) <= set(LEVELS)
-    assert set(getattr(stage, "rescales", ())) <= set(levels_of(stage))
+    assert set(stage.rescales) <= set(levels_of(stage))
 
 
 def test_it_has_a_source_and_documents_its_fields(stage: Any) -> None:
-    text = type(stage).__doc__ or ""
-    assert "Source:" in text
-    assert all(field.name in text for field in dataclasses.fields(stage))
+    assert "Source:" in (type(stage).__doc__ or "")
+    fields = declared(type(stage))
+    assert [field.name for field in fields] == [field.name for field in dataclasses.fields(stage)]
+    assert all(field.doc.endswith(".") for field in fields)
+
+
+def test_every_annotation_of_its_own_is_a_field(stage: Any) -> None:
+    own = {name for name, hint in vars(type(stage)).get("__annotations__", {}).items() if "ClassVar" not in str(hint)}
+    assert own == {field.name for field in dataclasses.fields(stage)}
+
+
+def test_its_numbers_have_a_greatest_and_a_least_value(stage: Any) -> None:
+    for field in declared(type(stage)):
+        if field.kind.type in (int, float):
+            kinds = {type(bound) for bound in field.kind.bounds}
+            assert kinds & {Le, Lt}, field.name
+            assert kinds & {Ge, Gt}, field.name
+            assert field.length is None or field.length[1] <= 64
+
+
+def test_values_out_of_bounds_are_refused_by_name(stage: Any) -> None:
+    for field in declared(type(stage)):
+        key = f"{name_of(stage)}.{field.name}"
+        for value in ("no such choice",) if field.kind.choices else (10**12, -(10**12)) * (field.kind.type is not bool):
+            if field.kind.type is str and not field.kind.choices:
+                continue
+            written = [value] if field.length else value
+            with pytest.raises(ConfigError, match=rf"^{key} (= |takes )") as caught:
+                make_stage(StageConfig(name_of(stage), ((field.name, written),)))
+            assert "\n" not in str(caught.value)
 
 
 def test_it_is_deterministic_and_leaves_its_input_alone(
@@ -136,8 +166,10 @@ def test_removing_it_changes_something(stage: Any, context: WindowContext, image
 
 
 def test_pairs_of_queries_and_keys_are_the_scores(stage: Any, context: WindowContext, image: ImageContext) -> None:
-    if not hasattr(stage, "pairs"):
+    with torch.inference_mode():
+        pairs = stage.pairs(context)
+    if pairs is None:
         pytest.skip("makes its scores in another way")
     with torch.inference_mode():
-        products = [scaled_scores(queries, keys) for queries, keys in stage.pairs(context)]
+        products = [scaled_scores(queries, keys) for queries, keys in pairs]
     assert torch.equal(torch.stack(products), run(stage, context, image)["scores"])
