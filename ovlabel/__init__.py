@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ovlabel.settings.reading import load_config
     from ovlabel.spine.build import build
     from ovlabel.spine.segmenter import Segmenter
+    from ovlabel.stages import Stage
     from ovlabel.store.read import Store, open_store
     from ovlabel.types import ChunkReport, Prediction, TextBank
 
@@ -25,6 +26,7 @@ __all__ = [
     "OvlabelError",
     "Prediction",
     "Segmenter",
+    "Stage",
     "Store",
     "TextBank",
     "annotate",
@@ -39,6 +41,7 @@ _HOMES = {
     "OvlabelError": "errors",
     "Prediction": "types",
     "Segmenter": "spine.segmenter",
+    "Stage": "stages",
     "Store": "store.read",
     "TextBank": "types",
     "annotate": "run.job",

@@ -67,6 +67,14 @@ class Kind:
             return value in self.choices
         return _fits(self.type, value) and all(_keeps(bound, value) for bound in self.bounds)
 
+    def span(self) -> str:
+        """The bounds in short, for tables: "0 to 1" or "above 0, at most 64"; "" without bounds."""
+        match self.bounds:
+            case (Ge(ge=least), Le(le=most)):
+                return f"{least} to {most}"
+            case bounds:
+                return ", ".join(_said(bound) for bound in bounds)
+
     def range(self) -> str:
         """The bounds in words: "between 0 and 1", "positive and finite, at most 64"; "" without bounds."""
         words = [_said(bound) for bound in self.bounds]
@@ -99,12 +107,12 @@ class Field:
 
     @property
     def takes(self) -> str:
-        """What the field takes, for tables: "number, positive and finite, at most 64" or the choices."""
-        one = " or ".join(f'"{choice}"' for choice in self.kind.choices) or _TABLE_TAKES[self.kind.type]
-        text = ", ".join(filter(None, (one, self.kind.range())))
+        """What the field takes, for tables: "integer, 1 to 1000", "number, above 0, at most 64", or the choices."""
+        one = ", ".join(f"`{choice}`" for choice in self.kind.choices) or _TABLE_TAKES[self.kind.type]
+        text = ", ".join(filter(None, (one, self.kind.span())))
         if self.length is None:
             return text
-        return f"list of {self.length[0]} to {self.length[1]} values, each {text}"
+        return f"list of {self.length[0]} to {self.length[1]}: {text}"
 
     def needs(self) -> str:
         """What a value must be, for messages, after "it must be"."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ovlabel.errors import ConfigError
+from ovlabel.fields import declared
 from ovlabel.settings.keys import stage_names
 from ovlabel.settings.reading import load_config, preset_names, read_preset
 from ovlabel.text.prompts import join_prompts, load_descriptions, make_queries
@@ -34,15 +33,15 @@ def register(app: typer.Typer) -> None:
 
 
 def stages() -> None:
-    """The stages: the levels at which each acts, what it does, its keys with their defaults."""
-    from ovlabel.spine.stack import levels_of, stage_class
+    """The stages: the levels at which each acts, what it does, its keys with defaults, bounds and meaning."""
+    from ovlabel.spine.stack import stage_class
 
     for name in stage_names():
         cls = stage_class(name)
-        module = (sys.modules[cls.__module__].__doc__ or "").strip().splitlines()[0]
-        print(f"{name:<20}{', '.join(levels_of(cls)):<27}{module}")
-        for field in dataclasses.fields(cls):
-            print(f"{'':<20}{name}.{field.name} = {json.dumps(field.default, ensure_ascii=False)}")
+        print(f"{name:<20}{', '.join(cls.acts_at):<27}{cls.title()}")
+        for field in declared(cls):
+            print(f"{'':<20}{name}.{field.name} = {json.dumps(field.default, ensure_ascii=False)}  ({field.takes})")
+            print(f"{'':<24}{field.doc}")
 
 
 def presets(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -40,19 +41,15 @@ class Stage(Declared):
 
     Example:
         >>> from dataclasses import dataclass
-        >>> from typing import Annotated
-        >>> from annotated_types import Ge, Le
         >>> import ovlabel
-        >>> from ovlabel.fields import Doc
         >>> @dataclass(frozen=True)
-        ... class Brighten(ovlabel.Stage):
-        ...     amount: Annotated[float, Ge(0), Le(1), Doc("What is added to each logit.")] = 0.5
+        ... class Clip(ovlabel.Stage):
         ...     def logits(self, logits, context):
-        ...         return logits + self.amount
-        >>> Brighten.acts_at
+        ...         return max(logits, 0.0)
+        >>> Clip.acts_at
         ('logits',)
-        >>> Brighten(amount=0.25).logits(1.0, None)
-        1.25
+        >>> Clip().logits(-0.25, None)
+        0.0
     """
 
     replaces: ClassVar[frozenset[str]] = frozenset()
@@ -68,6 +65,11 @@ class Stage(Declared):
     def prefix(cls) -> str:
         """The stage's name in configs: the name of its file."""
         return cls.__module__.rpartition(".")[2]
+
+    @classmethod
+    def title(cls) -> str:
+        """What the stage does, in one line: the first line of its file."""
+        return (sys.modules[cls.__module__].__doc__ or "").strip().partition("\n")[0]
 
     # ------------------------------------------------------------------ levels of a batch of windows
 
