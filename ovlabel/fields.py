@@ -76,15 +76,17 @@ class Kind:
                 return ", ".join(_said(bound) for bound in bounds)
 
     def range(self) -> str:
-        """The bounds in words: "between 0 and 1", "positive and finite, at most 64"; "" without bounds."""
-        words = [_said(bound) for bound in self.bounds]
-        text = " and ".join(words)
-        if self.type is float and all(isinstance(bound, Ge | Le) for bound in self.bounds) and len(words) == 2:
-            text = text.replace("at least", "between").replace("and at most", "and")
-        if self.type is not float or not _above_zero(self.bounds):
-            return text
-        rest = [said for said, bound in zip(words, self.bounds, strict=True) if bound != Gt(0)]
-        return f"positive and finite, {text if len(rest) == len(words) else ' and '.join(rest)}".removesuffix(", ")
+        """The bounds in words, for messages: "between 0 and 1", "positive and finite, at most 64"; "" if none."""
+        if self.type is not float:
+            return " and ".join(map(_said, self.bounds))
+        match self.bounds:
+            case (Ge(ge=least), Le(le=most)):
+                text = f"between {least} and {most}"
+            case (Gt(gt=0), upper):
+                text = _said(upper)
+            case bounds:
+                text = " and ".join(map(_said, bounds))
+        return f"positive and finite, {text}" if _above_zero(self.bounds) else text
 
 
 @dataclass(frozen=True)

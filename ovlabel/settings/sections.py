@@ -243,7 +243,7 @@ class StoreConfig(Declared):
     ] = "top5"
 
     def check(self) -> None:
-        """The word is one of those that the store knows."""
+        """The word is one of those that can be kept."""
         if re.fullmatch(r"none|full|top[1-9][0-9]{0,4}", self.probabilities) is None:
             raise ConfigError(
                 f"store.probabilities = {short(self.probabilities)}: it must be none, full, or top1, top2, top5, …"

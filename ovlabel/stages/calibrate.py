@@ -16,7 +16,7 @@ from ovlabel.ops import layer_at, normalise, scaled_scores
 from ovlabel.stages import Stage
 from ovlabel.types import Trace, WindowContext
 
-_DEEP, _SHALLOW, _FUSED = 9, 4, (4, 5, 6, 7, 8, 9, 10)  # layers of twelve whose outputs are read
+_DEEP, _SHALLOW, _FUSED = 9, 4, (4, 5, 6, 7, 8, 9, 10)  # layers of twelve whose outputs are used
 _NEIGHBOURS = 30
 
 
@@ -45,13 +45,13 @@ class Calibrate(Stage):
     levels: Annotated[bool, Doc("Whether the sum of the middle layers goes through the last block too.")] = True
 
     def tokens(self, tokens: Tensor, context: WindowContext) -> Tensor:
-        """b n width → the same, outliers repaired, patches mixed."""
+        """b × n × width → the same, outliers repaired, patches mixed."""
         patches = self._repaired(tokens[:, 1:], context.trace)
         likeness = self._likeness(context.trace)
         return torch.cat((tokens[:, :1], _mixed(patches, likeness, self.threshold)), 1)
 
     def attention(self, attention: Tensor, context: WindowContext) -> Tensor:
-        """b heads n n → the same: patches attend patches only."""
+        """b × heads × n × n → the same: patches attend patches only."""
         _, keys, _ = context.trace.qkv(context.trace.layers)
         likeness = self._likeness(context.trace)
         above = likeness - likeness.mean((-2, -1), keepdim=True)
@@ -63,7 +63,7 @@ class Calibrate(Stage):
         return calibrated
 
     def block(self, block: Tensor, context: WindowContext) -> Tensor:
-        """b n width → the same, with its share of [CLS], mixed, and the middle layers' answer added."""
+        """b × n × width → the same, with its share of [CLS], mixed, and the middle layers' answer added."""
         trace = context.trace.unedited
         shallow = _outputs(trace, _SHALLOW)[:, 1:]
         likeness = _cosines(shallow)
@@ -77,12 +77,12 @@ class Calibrate(Stage):
         return _mixed(block[:, 1:] + self.cls * entered[:, :1], likeness, self.threshold)
 
     def _likeness(self, trace: Trace) -> Tensor:
-        """M: cosines between the repaired patches of the deep layer, b h·w h·w."""
+        """M: cosines between the repaired patches of the deep layer, b × h·w × h·w."""
         deep = _outputs(trace.unedited, _DEEP)[:, 1:]
         return trace.once(f"calibrate likeness {self.outliers}", lambda: _cosines(self._repaired(deep, trace)))
 
     def _repaired(self, patches: Tensor, trace: Trace) -> Tensor:
-        """b h·w width → the same, with the positions repaired that stick out behind the last block but one."""
+        """b × h·w × width → the same, with the positions repaired that stand out after the last block but one."""
         last = trace.unedited.tokens(trace.layers)[:, 1:]
         factor = trace.once("calibrate outlier factor", lambda: outlier_factor(last))
         bad = factor > torch.quantile(factor, 1 - self.outliers, dim=-1, keepdim=True)
@@ -90,7 +90,7 @@ class Calibrate(Stage):
 
 
 def outlier_factor(tokens: Tensor) -> Tensor:
-    """b n width → b n: κ times the mean of 1 / κ over the nearest tokens, κ the squared distance to the 30th of them.
+    """b × n × width → b × n: κ times the mean of 1 / κ over the nearest tokens, κ the squared distance to the 30th.
 
     The local outlier factor (Breunig et al. 2000) as SC-CLIP's code computes it, where the reachability takes the
     token's own distance.
@@ -108,7 +108,7 @@ def outlier_factor(tokens: Tensor) -> Tensor:
 
 
 def repaired(patches: Tensor, bad: Tensor, grid: tuple[int, int]) -> Tensor:
-    """b h·w width with `bad` (bool b h·w) patches as the mean of their eight neighbours that are not bad."""
+    """b × h·w × width with `bad` (bool b h·w) patches as the mean of their eight neighbours that are not bad."""
     maps = patches.transpose(1, 2).reshape(len(patches), -1, *grid)
     good = (~bad).to(maps).reshape(len(patches), 1, *grid)
     ring = torch.ones(1, 1, 3, 3, dtype=maps.dtype, device=maps.device)
@@ -121,7 +121,7 @@ def repaired(patches: Tensor, bad: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _outputs(trace: Trace, layer: int) -> Tensor:
-    """The output of block `layer` of twelve, b n width."""
+    """The output of block `layer` of twelve, b × n × width."""
     return trace.tokens(layer_at(layer, trace.layers) + 1)
 
 
@@ -131,7 +131,7 @@ def _cosines(patches: Tensor) -> Tensor:
 
 
 def _mixed(patches: Tensor, likeness: Tensor, threshold: float) -> Tensor:
-    """b n width → the mean of each patch's likes, weighed by their likeness."""
+    """b × n × width → for each patch the mean of those above the threshold, weighed by their likeness."""
     weights = likeness * (likeness >= threshold)
     weights = weights / weights.sum(-1, keepdim=True)
     return weights.to(patches) @ patches

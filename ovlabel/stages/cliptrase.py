@@ -53,11 +53,11 @@ class Cliptrase(Stage):
     vote: Annotated[bool, Doc("Whether regions vote; without the vote only the attention is left.")] = True
 
     def scores(self, scores: Tensor, context: WindowContext) -> Tensor:
-        """Any scores → 3 b heads n n."""
+        """Any scores → 3 × b × heads × n × n."""
         return torch.stack([self_scores(one) for one in context.trace.qkv(context.trace.layers)])
 
     def window(self, cosines: Tensor, context: WindowContext) -> Tensor:
-        """b q H W → the same, with the best of the winner's queries in the place of the best of all."""
+        """b × q × H × W → the same, with the best of the winner's queries in the place of the best of all."""
         if not self.vote:
             return cosines.clone()
         rows = denoised(correlations(context.trace))
@@ -83,14 +83,14 @@ class Cliptrase(Stage):
 
 
 def correlations(trace: Trace) -> Tensor:
-    """b n n: mean over heads, and over q, k and v, of the cosines in the last block but one."""
+    """b × n × n: mean over heads, and over q, k and v, of the cosines in the last block but one."""
     parts = [normalise(one, -1) for one in trace.qkv(max(trace.layers - 1, 1))]
     each = [(one @ one.transpose(-2, -1)).mean(1) for one in parts]
     return torch.stack(each).mean(0)
 
 
 def denoised(correlation: Tensor) -> Tensor:
-    """b n n → b h·w h·w: what patches correlate beyond [CLS], at least 0."""
+    """b × n × n → b × h·w × h·w: what patches correlate beyond [CLS], at least 0."""
     return (correlation[:, 1:, 1:] - correlation[:, :1, 1:]).clamp_min(0)
 
 
@@ -118,7 +118,7 @@ def cluster(rows: Tensor, radius: float, neighbours: int) -> Tensor:
 def region_map(
     rows: Tensor, radius: float, neighbours: int, grid: tuple[int, int], size: tuple[int, ...]
 ) -> Tensor | None:
-    """Denoised correlations h·w h·w → int64 H W, the strongest cluster of every pixel; None without clusters."""
+    """Denoised correlations h·w h·w → int64, H × W, the strongest cluster of every pixel; None without clusters."""
     labels = cluster(rows, radius, neighbours)
     count = int(labels.max()) + 1
     if count == 0:

@@ -33,7 +33,7 @@ class Closing(Stage):
             raise ConfigError(f"closing.side = {self.side}: it must be an odd number of pixels")
 
     def labels(self, labels: Tensor, context: ImageContext) -> Tensor:
-        """int64 H W → the same."""
+        """int64, H × W → the same."""
         greatest = F.max_pool2d(labels[None].float(), self.side, stride=1, padding=self.side // 2)
         least = -F.max_pool2d(-greatest, self.side, stride=1, padding=self.side // 2)
         return least[0].long()

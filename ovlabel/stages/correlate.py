@@ -29,7 +29,7 @@ class Correlate(Stage):
     temperature: Annotated[float, Gt(0), Le(100), Doc("τ, in cosines.")] = 0.07
 
     def features(self, features: Tensor, context: WindowContext) -> Tensor:
-        """b e h w → the same; unit vectors plus their mixture, not normalised again."""
+        """b × e × h × w → the same; unit vectors plus their mixture, not normalised again."""
         units = normalise(features, 1)
         patches = units.flatten(2)
         alike = (patches.transpose(1, 2) @ patches / self.temperature).softmax(-1)

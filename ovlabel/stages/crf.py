@@ -20,7 +20,7 @@ from ovlabel.stages import Stage, _mean_field
 from ovlabel.types import ImageContext, UInt8Image
 
 _LEAST = 1e-5  # of a probability, before its logarithm
-_WAITING = 2**27  # probabilities that may wait for another process; more are done at once
+_WAITING = 2**27  # probabilities that may be sent to another process; more are computed here
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,16 @@ class Crf(Stage):
             object.__setattr__(self, "backend", found)
 
     def probabilities(self, probabilities: Tensor, context: ImageContext) -> Tensor:
-        """c h w → the posterior in the same shape, in place."""
+        """c × h × w → the posterior in the same shape, in place."""
         return self._run(probabilities, context, apart=False)()
 
     @property
     def behind(self) -> int:
-        """How many images may wait for their field: as many as there are processes."""
+        """As many images as there are processes, with pydensecrf; else 0."""
         return _mean_field.count() if self.backend == "pydensecrf" else 0
 
     def begin(self, probabilities: Tensor, context: ImageContext) -> Callable[[], Tensor]:
-        """The same in a process of its own, where pydensecrf does it; the call waits for it."""
+        """The same in another process, with pydensecrf and where the maps are not too large to be sent."""
         return self._run(probabilities, context, apart=probabilities.numel() <= _WAITING)
 
     def _run(self, probabilities: Tensor, context: ImageContext, *, apart: bool) -> Callable[[], Tensor]:
@@ -152,7 +152,7 @@ class _Gaussian:
         self._scale = self._blur(torch.ones(1, *like.shape[1:], device=like.device)).rsqrt()
 
     def __call__(self, maps: Tensor) -> Tensor:
-        """c h w → the same."""
+        """c × h × w → the same."""
         return self._blur(maps * self._scale) * self._scale
 
     def _blur(self, maps: Tensor) -> Tensor:
@@ -189,7 +189,7 @@ class _BilateralGrid:
         self._scale = self._filter(torch.ones(pixels, 1, device=like.device)).rsqrt()
 
     def __call__(self, maps: Tensor) -> Tensor:
-        """c h w → the same."""
+        """c × h × w → the same."""
         flat = maps.flatten(1).T
         return (self._filter(flat * self._scale) * self._scale).T.reshape(maps.shape)
 

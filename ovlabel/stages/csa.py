@@ -25,7 +25,7 @@ class Csa(Stage):
     replaces: ClassVar[frozenset[str]] = frozenset({"scores"})
 
     def scores(self, scores: Tensor, context: WindowContext) -> Tensor:
-        """Any scores → 2 b heads n n."""
+        """Any scores → 2 × b × heads × n × n."""
         queries, keys, _ = context.trace.qkv(context.trace.layers)
         return torch.stack((self_scores(queries), self_scores(keys)))
 

@@ -16,7 +16,7 @@ from ovlabel.ops import bands
 from ovlabel.stages import Stage
 from ovlabel.types import ImageContext, TextBank
 
-_BAND_VALUES = 2**24  # cosines looked at together
+_BAND_VALUES = 2**24  # cosines in one band
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Hierarchy(Stage):
     distance: Annotated[float, Ge(0), Le(2), Doc("Cosine distance up to which classes are joined, if clustered.")] = 0.3
 
     def logits(self, logits: Tensor, context: ImageContext) -> Tensor:
-        """q H W cosines → the same, in place."""
+        """q × H × W cosines → the same, in place."""
         if not self.exponent:
             return logits
         owner = torch.from_numpy(self.group_of(context.bank)).to(logits.device)

@@ -39,7 +39,7 @@ class LayerMean(Stage):
     ] = "csa"
 
     def attention(self, attention: Tensor, context: WindowContext) -> Tensor:
-        """b heads n n → the same."""
+        """b × heads × n × n → the same."""
         each = [self._of(context.trace, layer) for layer in self._chosen(context.trace.layers)]
         return (1 - self.weight) * attention + self.weight * torch.stack(each).mean(0)
 

@@ -55,7 +55,7 @@ class Loftup(Stage):
         return path
 
     def features(self, features: Tensor, context: WindowContext) -> Tensor:
-        """b e h w → b e h·factor w·factor."""
+        """b × e × h × w → b × e × h·factor × w·factor."""
         network = _loftup_network.load(self.prepare(offline=True)).to(features)
         if network.dim != features.shape[1]:
             raise WeightsError(f"{self.checkpoint} is for {network.dim} channels, the encoder has {features.shape[1]}")

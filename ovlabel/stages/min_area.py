@@ -28,7 +28,7 @@ class MinArea(Stage):
     pixels: Annotated[int, Ge(0), Le(10**9), Doc("Size of the smallest part that stays, in pixels at image size.")] = 64
 
     def labels(self, labels: Tensor, context: ImageContext) -> Tensor:
-        """int64 H W → the same."""
+        """int64, H × W → the same."""
         values = labels.cpu().numpy()
         _, index = np.unique(values, return_inverse=True)
         index = index.reshape(values.shape) + 1

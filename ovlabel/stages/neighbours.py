@@ -26,7 +26,7 @@ class Neighbours(Stage):
     sigma: Annotated[float, Gt(0), Le(10_000), Doc("σ, the width of the Gaussian, in patches.")] = 5.0
 
     def scores(self, scores: Tensor, context: WindowContext) -> Tensor:
-        """t b heads n n → the same, every term with the prior added."""
+        """t × b × heads × n × n → the same, every term with the prior added."""
         return scores + prior(context.trace.grid, self.sigma).to(scores)
 
 

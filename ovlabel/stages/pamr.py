@@ -31,7 +31,7 @@ class Pamr(Stage):
     ] = (8, 16)
 
     def logits(self, logits: Tensor, context: ImageContext) -> Tensor:
-        """q H W cosines → the same, refined."""
+        """q × H × W cosines → the same, refined."""
         if not self.iterations:
             return logits
         size = (logits.shape[-2], logits.shape[-1])

@@ -30,7 +30,7 @@ class Presence(Stage):
     ] = 0.3
 
     def similarity(self, cosines: Tensor, context: WindowContext) -> Tensor:
-        """b q h w → the same."""
+        """b × q × h × w → the same."""
         if not self.weight:
             return cosines.clone()
         whole = torch.einsum("qe,be->bq", context.text, normalise(context.trace.image(), -1))

@@ -31,7 +31,7 @@ class Pyramid(Stage):
     levels: Annotated[int, Ge(1), Le(32), Doc("Number of levels, that of the patches included.")] = 3
 
     def similarity(self, cosines: Tensor, context: WindowContext) -> Tensor:
-        """b q h w → the same."""
+        """b × q × h × w → the same."""
         levels = [cosines]
         for _ in range(1, self.levels):
             levels.append(F.avg_pool2d(levels[-1], 2, ceil_mode=True, count_include_pad=False))

@@ -22,7 +22,7 @@ class Qq(Stage):
     replaces: ClassVar[frozenset[str]] = frozenset({"scores"})
 
     def scores(self, scores: Tensor, context: WindowContext) -> Tensor:
-        """Any scores → 1 b heads n n."""
+        """Any scores → 1 × b × heads × n × n."""
         queries, _, _ = context.trace.qkv(context.trace.layers)
         return self_scores(queries)[None]
 

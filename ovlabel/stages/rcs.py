@@ -40,7 +40,7 @@ class Rcs(Stage):
     weight: Annotated[float, Ge(0), Le(1), Doc("λ, the share of the middle layers.")] = 0.4
 
     def attention(self, attention: Tensor, context: WindowContext) -> Tensor:
-        """b heads n n → the same."""
+        """b × heads × n × n → the same."""
         layers = self._layers(context.trace)
         middle = sum(context.trace.attention(layer) for layer in layers) / len(layers)
         mixed: Tensor = self.temperature * ((1 - self.weight) * attention + self.weight * middle)

@@ -31,7 +31,7 @@ class Regional(Stage):
     side: Annotated[int, Ge(1), Le(256), Doc("Regions on each side of a window.")] = 4
 
     def similarity(self, cosines: Tensor, context: WindowContext) -> Tensor:
-        """b q h w → the same."""
+        """b × q × h × w → the same."""
         if not self.weight:
             return cosines.clone()
         height, width = context.trace.grid

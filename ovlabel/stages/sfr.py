@@ -50,7 +50,7 @@ class Sfr(Stage):
     sigma: Annotated[float, Gt(0), Le(10_000), Doc("Width of the Gaussian that blurs Ŝ, in patches.")] = 5.0
 
     def scores(self, scores: Tensor, context: WindowContext) -> Tensor:
-        """t b heads n n → the same, every term with the feedback; [CLS] gets none."""
+        """t × b × heads × n × n → the same, every term with the feedback; [CLS] gets none."""
         if context.preview is None:
             raise ConfigError("sfr needs a preview of the segmentation")
         labels = self._labels(context.preview(scores), context)
@@ -60,7 +60,7 @@ class Sfr(Stage):
         return edited
 
     def _labels(self, cosines: Tensor, context: WindowContext) -> Tensor:
-        """b q h w cosines → int64 b h w: each patch's most frequent best query, the smallest of equals."""
+        """b × q × h × w cosines → int64, b × h × w: each patch's most frequent best query, the smallest of equals."""
         size = (context.pixels.shape[-2], context.pixels.shape[-1])
         first = self._best_refined if self.mode == "literal" else self._best_pruned
         grids = [
@@ -70,7 +70,7 @@ class Sfr(Stage):
         return torch.stack(grids)
 
     def _best_refined(self, logits: Tensor, pixels: Tensor, size: tuple[int, int]) -> Tensor:
-        """1 q h w → int64 H W, the best query of every pixel."""
+        """1 × q × h × w → int64, H × W, the best query of every pixel."""
         maps = pamr(enlarge(logits, size), pamr_weights(pixels, _DILATIONS), _DILATIONS, _ITERATIONS)[0]
         best, query = maps.max(0)
         return query.masked_fill_((best - maps.logsumexp(0)).exp() < self.threshold, 0)
@@ -88,7 +88,7 @@ class Sfr(Stage):
         return query
 
     def _near(self, labels: Tensor) -> Tensor:
-        """int64 b h w → b h·w h·w: λ Ŝ."""
+        """int64, b × h × w → b × h·w × h·w: λ Ŝ."""
         near: Tensor = affinity(labels, self.sigma, self.mode)
         if self.mode == "repaired":
             scaled: Tensor = self.weight * near / near.amax(-1, keepdim=True)
@@ -98,7 +98,7 @@ class Sfr(Stage):
 
 
 def affinity(labels: Tensor, sigma: float, mode: str = "literal", decay: bool = True) -> Tensor:
-    """Patch labels b h w → Ŝ, b h·w h·w: rows add up to 1, before they are scaled.
+    """Patch labels b × h × w → Ŝ, b × h·w × h·w: rows add up to 1, before they are scaled.
 
     1 for patches of one label, exp(−distance / greatest distance) where the way between them leaves it (`decay`),
     0 for others; blurred along the keys, and divided by the rows' sums.
@@ -127,8 +127,8 @@ def clear_way(labels: Tensor, mode: str = "literal") -> Tensor:
     """bool b h·w h·w: whether the straight way from one patch to another keeps the first one's label.
 
     "repaired": the way has a sample for each step of the greater distance r, at j / r. "literal": samples lie at j / M
-    for every pair, M the greatest distance on the grid, and only the first r are looked at, so that only a first part
-    of the way is.
+    for every pair, M the greatest distance on the grid, and only the first r are examined, so that only a first
+    part of the way is.
     """
     batch, height, width = labels.shape
     flat = labels.flatten(1)
@@ -155,7 +155,7 @@ def _between(length: int, share: Tensor, device: torch.device) -> Tensor:
 
 
 def _on_the_way(height: int, width: int, step: int, distance: Tensor) -> Tensor:
-    """int64 h·w × h·w: the patch `step` steps along the way of each pair; rounded halves go up for both directions."""
+    """int64, h·w × h·w: the patch `step` steps along the way of each pair; rounded halves go up for both directions."""
     grid = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     y, x = (place.flatten().to(distance) for place in grid)
     share = step / distance.clamp_min(step).clamp_min(1)
@@ -180,7 +180,7 @@ def _kernel(sigma: float, length: int, like: Tensor) -> Tensor:
 
 
 def _vote(best: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """int64 H W → h w: the most frequent value of each patch, the smallest of equals. `shape` is (q, h, w)."""
+    """int64, H × W → h × w: the most frequent value of each patch, the smallest of equals. `shape` is (q, h, w)."""
     queries, height, width = shape
     tall, wide = best.shape[0] // height, best.shape[1] // width
     cells = best[: height * tall, : width * wide].reshape(height, tall, width, wide).permute(0, 2, 1, 3).flatten(2)

@@ -13,7 +13,7 @@ from ovlabel.stages import Stage
 from ovlabel.types import ImageContext
 
 _STEPS, _LEAST, _MOST = 30, 0.05, 50.0
-_SAMPLES = 4096  # pixels that are looked at
+_SAMPLES = 4096  # pixels on which the mean is taken
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Sharpen(Stage):
     target: Annotated[float, Ge(0), Lt(1), Doc("Mean probability of the winning query; 0 changes nothing.")] = 0.6
 
     def logits(self, logits: Tensor, context: ImageContext) -> Tensor:
-        """q H W cosines → the same, in place."""
+        """q × H × W cosines → the same, in place."""
         if not self.target or len(logits) < 2:
             return logits
         flat = logits.flatten(1)

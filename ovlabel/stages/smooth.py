@@ -15,7 +15,7 @@ from ovlabel.ops import bands, enlarge, pamr, pamr_weights
 from ovlabel.stages import Stage
 from ovlabel.types import ImageContext
 
-_BAND_VALUES = 2**24  # cosines looked at together
+_BAND_VALUES = 2**24  # cosines in one band
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Smooth(Stage):
     ] = (1, 2, 4, 8)
 
     def logits(self, logits: Tensor, context: ImageContext) -> Tensor:
-        """q H W cosines → the same, in place."""
+        """q × H × W cosines → the same, in place."""
         if self.entropy == 1 or len(logits) < 2:
             return logits
         size = (logits.shape[-2], logits.shape[-1])

@@ -1,4 +1,4 @@
-"""ExCEL's static visual calibration: a second path through the last blocks that only gathers likes."""
+"""ExCEL's static visual calibration: a second path through the last blocks, by self-correlation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class StaticCalibration(Stage):
     blocks: Annotated[int, Ge(1), Le(1000), Doc("Number of blocks, counted from the last.")] = 5
 
     def block(self, block: Tensor, context: WindowContext) -> Tensor:
-        """b n width → the same, patches from the second path."""
+        """b × n × width → the same, patches from the second path."""
         trace = context.trace
         first = max(1, trace.layers - self.blocks + 1)
         path = trace.tokens(first)

@@ -33,7 +33,7 @@ class Upsample(Stage):
     ] = 0.25
 
     def similarity(self, cosines: Tensor, context: WindowContext) -> Tensor:
-        """b q h w → b q h·factor w·factor."""
+        """b × q × h × w → b × q × h·factor × w·factor."""
         height, width = cosines.shape[-2:]
         fine = F.interpolate(context.pixels, (height * self.factor, width * self.factor), mode="area")
         coarse = F.avg_pool2d(fine, self.factor)

@@ -23,6 +23,6 @@ class Value(Stage):
     replaces: ClassVar[frozenset[str]] = frozenset({"attention"})
 
     def attention(self, attention: Tensor, context: WindowContext) -> Tensor:
-        """b heads n n → the identity in the same shape."""
+        """b × heads × n × n → the identity in the same shape."""
         count = attention.shape[-1]
         return torch.eye(count, dtype=attention.dtype, device=attention.device).expand_as(attention)
