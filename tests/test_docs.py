@@ -11,9 +11,11 @@ import json
 import re
 import shlex
 import shutil
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 import numpy as np
@@ -157,9 +159,11 @@ def worked_on(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 @pytest.mark.parametrize("path", files_with("python"), ids=named)
-def test_python_blocks_run_one_after_another(path: Path, worked_on: Path) -> None:
+def test_python_blocks_run_one_after_another(path: Path, worked_on: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of one page share their names; a traceback shows the page's own lines."""
-    names: dict[str, Any] = {"__name__": "manual"}
+    page = ModuleType("manual")
+    monkeypatch.setitem(sys.modules, "manual", page)  # where dataclasses of a block look for their own names
+    names = vars(page)
     for block in blocks(path):
         if block.language != "python":
             continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated
 
 import typer
@@ -34,9 +33,8 @@ def stages(context: typer.Context) -> None:
 
     for name in stage_names():
         cls = stage_class(name)
-        module = (sys.modules[cls.__module__].__doc__ or "").strip().splitlines()[0]
-        print(f"{name:<20}{', '.join(cls.acts_at()):<27}{module}")
-        for field in declared(cls).values():
+        print(f"{name:<20}{', '.join(cls.acts_at()):<27}{cls.title()}")
+        for field in declared(cls):
             print(f"{'':<20}{name}.{field.name} = {json.dumps(field.default, ensure_ascii=False)}  ({field.takes})")
             print(f"{'':<24}{field.doc}")
 
