@@ -27,10 +27,11 @@ from ovlabel.run.identity import RunIdentity
 from ovlabel.run.local import Annotator, Maker, OnImage, annotate_items, commit, report_of
 from ovlabel.run.options import RunOptions
 from ovlabel.run.reading import VANISHED, Entry, Records, read_known
+from ovlabel.store.arrays import write_arrays
 from ovlabel.store.layout import new_name
 from ovlabel.store.lock import Shard
 from ovlabel.store.record import Record, now
-from ovlabel.store.write import StoreWriter, write_arrays
+from ovlabel.store.write import StoreWriter
 from ovlabel.types import ChunkReport, ImageItem
 
 if TYPE_CHECKING:
