@@ -62,19 +62,19 @@ def test_a_ground_truth_may_be_larger_but_has_a_limit(tmp_path: Path, reader: st
 
 
 @pytest.mark.parametrize("reader", [name for name in READERS if name != "config beside weights"])
-def test_a_pipe_blocks_nobody(tmp_path: Path, reader: str) -> None:
+def test_a_pipe_is_refused_without_blocking(tmp_path: Path, reader: str) -> None:
     name, kind, read_it = READERS[reader]
     os.mkfifo(tmp_path / name)
     refused(kind, lambda: read_it(tmp_path / name))
 
 
-def test_a_pipe_beside_the_weights_is_passed_over(tmp_path: Path) -> None:
+def test_a_pipe_beside_the_weights_is_ignored(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "open_clip_config.json")
     beside(tmp_path / "open_clip_config.json")
 
 
 @pytest.mark.parametrize("reader", [name for name in READERS if name != "config beside weights"])
-def test_a_folder_is_no_file(tmp_path: Path, reader: str) -> None:
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path: Path, reader: str) -> None:
     name, kind, read_it = READERS[reader]
     (tmp_path / name).mkdir()
     refused(kind, lambda: read_it(tmp_path / name))
@@ -116,13 +116,13 @@ def test_odd_json_is_refused(tmp_path: Path, reader: str, content: str) -> None:
     refusal(tmp_path, reader, content)
 
 
-def test_dots_in_strings_and_comments_are_no_nesting(tmp_path: Path) -> None:
+def test_dots_in_strings_and_comments_do_not_count_as_nesting(tmp_path: Path) -> None:
     dots = "a." * 100
     text = f"a = \"{dots}\" # {dots}\nb = '{dots}'\nc = \"\"\"\n{dots}\"\"\"\"\nd = '''\n{dots}'\n'''\ne.f.g = 1.5\n"
     assert read_toml(written(tmp_path / "a.toml", text))["e"] == {"f": {"g": 1.5}}
 
 
-def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     assert read_toml(written(tmp_path / "a.toml", b"\xef\xbb\xbfa = 1\n")) == {"a": 1}
 
 

@@ -56,7 +56,7 @@ def with_part(table: dict[str, Any], part: str, **more: Any) -> dict[str, Any]:
     ],
     ids=lambda shape: type(shape).__name__,
 )
-def test_an_outline_that_would_write_beyond_memory_is_refused(tmp_path: Path, shape: Any) -> None:
+def test_an_outline_outside_its_image_or_malformed_is_refused(tmp_path: Path, shape: Any) -> None:
     path = written(tmp_path / "i.json", json.dumps(with_part(INSTANCES, "annotations", segmentation=shape)))
     assert "i.json" in refused(TruthError, lambda: open_truth(path, "coco-instances", []).read("x"))
 
@@ -99,9 +99,7 @@ ODD_PARTS: list[tuple[str, dict[str, Any]]] = [
     ("form", "part", "more"),
     [("instances", *odd) for odd in ODD_PARTS] + [("panoptic", *odd) for odd in ODD_PARTS if odd[0] != "images"],
 )
-def test_a_ground_truth_that_makes_no_sense_is_refused(
-    tmp_path: Path, form: str, part: str, more: dict[str, Any]
-) -> None:
+def test_a_ground_truth_of_wrong_values_is_refused(tmp_path: Path, form: str, part: str, more: dict[str, Any]) -> None:
     table = INSTANCES if form == "instances" else PANOPTIC
     from PIL import Image
 

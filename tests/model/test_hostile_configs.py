@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("no_hang")
         ("text_cfg", {"tokenizer_kwargs": [{"additional_special_tokens": ["(a+)+$"]}]}),
     ],
 )
-def test_a_model_that_no_machine_holds_is_refused_before_it_is_made(
+def test_a_model_too_large_for_any_machine_is_refused_before_it_is_made(
     tmp_path: Path, tower: str, values: dict[str, list[Any]]
 ) -> None:
     for key, odd in values.items():
@@ -48,7 +48,7 @@ def test_a_model_that_no_machine_holds_is_refused_before_it_is_made(
             assert key in refusal(tmp_path, "model config", json.dumps(model))
 
 
-def test_a_model_of_sizes_that_pass_one_by_one_is_counted(tmp_path: Path) -> None:
+def test_the_parameters_of_a_model_are_limited_in_total(tmp_path: Path) -> None:
     model = {**TINY_MODEL, "vision_cfg": {**TINY_MODEL["vision_cfg"], "width": 16384, "layers": 256}}
     assert "parameters" in refusal(tmp_path, "model config", json.dumps(model))
 

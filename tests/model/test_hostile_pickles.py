@@ -34,7 +34,7 @@ def test_old_instructions_that_call_are_refused(tmp_path: Path) -> None:
     assert not sentinel.exists()
 
 
-def test_the_pickle_of_these_tests_is_one_that_is_read(tmp_path: Path) -> None:
+def test_the_pickles_of_these_tests_are_read_without_false_claims(tmp_path: Path) -> None:
     tensors, openai = read(archive(tmp_path / "w.pt", tensor_of(), FOUR))
     assert tensors["a"].tolist() == [1, 2, 3, 4]
     assert not openai
@@ -135,12 +135,12 @@ HUGE: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("old", [False, True], ids=["zip", "old"])
 @pytest.mark.parametrize("name", HUGE)
-def test_a_pickle_takes_no_more_than_its_size(tmp_path: Path, name: str, old: bool) -> None:
+def test_a_hostile_pickle_is_refused_in_memory_bounded_by_its_size(tmp_path: Path, name: str, old: bool) -> None:
     path = (old_file if old else archive)(tmp_path / "w.pt", HUGE[name]())
     refused(WeightsError, lambda: read(path), 40 * MIB + 40 * path.stat().st_size)
 
 
-def test_a_module_that_holds_itself_is_walked_once(tmp_path: Path) -> None:
+def test_a_module_that_contains_itself_is_visited_once(tmp_path: Path) -> None:
     inner = tensor_of()[2:-2].replace(b"}", b"}(", 1) + b""
     root = of(MODULE, b")\x81q\x02", inner, text("me"), b"h\x02ub")
     tensors, _ = read(archive(tmp_path / "w.pt", root, FOUR))

@@ -69,7 +69,7 @@ def test_nothing_in_weights_is_run(tmp_path: Path, holder: str, means: str) -> N
     assert not sentinel.exists()
 
 
-def test_a_bomb_in_a_zip_is_not_unpacked(tmp_path: Path) -> None:
+def test_a_decompression_bomb_in_a_zip_is_not_unpacked(tmp_path: Path) -> None:
     whole = saved(tmp_path / "whole.pt", {"a": torch.zeros(50 * MIB // 4)})
     path = repacked(tmp_path / "w.pt", whole, lambda _, data: data, compression=zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < MIB
@@ -110,7 +110,7 @@ def test_a_zip_that_is_none_of_torchs_is_refused(tmp_path: Path, names: list[str
     refused(WeightsError, lambda: read(tmp_path / "w.pt"))
 
 
-def test_names_in_a_zip_lead_nowhere(tmp_path: Path) -> None:
+def test_paths_in_a_zip_are_not_followed_outside(tmp_path: Path) -> None:
     outside = written(tmp_path / "outside", FOUR["0"])
     path = tmp_path / "w.pt"
     with zipfile.ZipFile(path, "w") as target:
@@ -129,7 +129,7 @@ def test_an_archive_of_another_byte_order_is_refused(tmp_path: Path) -> None:
     assert "another byte order" in refused(WeightsError, lambda: read(path))
 
 
-def test_the_old_format_is_read_and_held_to_the_same(tmp_path: Path) -> None:
+def test_the_old_format_is_read_and_has_the_same_limits(tmp_path: Path) -> None:
     tensors, _ = read(legacy(tmp_path / "w.pt", {"state_dict": STATE, "epoch": 3}))
     assert all(torch.equal(tensors[name], STATE[name]) for name in STATE)
     four = struct.pack("<q", 4) + FOUR["0"]
@@ -194,7 +194,7 @@ def entry(dtype: str = "F32", shape: Any = (4,), offsets: Any = (0, 16)) -> dict
         (b"", None),
     ],
 )
-def test_a_safetensors_header_that_lies_is_refused(tmp_path: Path, header: Any, length: int | None) -> None:
+def test_a_false_safetensors_header_is_refused(tmp_path: Path, header: Any, length: int | None) -> None:
     refused(WeightsError, lambda: read(safetensors_of(tmp_path / "w.safetensors", header, FOUR["0"], length)))
 
 
@@ -234,7 +234,7 @@ def test_a_link_to_weights_is_followed(tmp_path: Path) -> None:
     refused(WeightsError, lambda: read(tmp_path))
 
 
-def test_very_many_odd_names_are_told_in_one_line(tmp_path: Path, write_model: Callable[..., str]) -> None:
+def test_very_many_unknown_names_are_reported_in_one_line(tmp_path: Path, write_model: Callable[..., str]) -> None:
     state = {"k" * 190 + str(index): torch.ones(1) for index in range(2000)}
     path = saved(tmp_path / "w.pt", state)
     with pytest.raises(WeightsError, match="2000 not in the model") as caught:

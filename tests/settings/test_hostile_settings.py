@@ -81,7 +81,7 @@ def test_a_number_too_long_to_print_is_refused(key: str, value: int) -> None:
     "typed", ["[" * 5000, "9" * 5000, "0x" + "f" * 5000, "{a = 1}", "inf", "1979-05-27"], ids=brief
 )
 @pytest.mark.parametrize("key", ["tiling.window", "neighbours.sigma", "tiling.scales"])
-def test_values_as_typed_are_held_to_the_same(key: str, typed: str) -> None:
+def test_values_typed_on_the_command_line_have_the_same_limits(key: str, typed: str) -> None:
     from ovlabel.spine.stack import make_stage
 
     refused(

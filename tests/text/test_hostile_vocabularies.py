@@ -41,7 +41,7 @@ ODD_NAMES = ["a\nb", "a\rb", "a\tb", "a\x00b", "\x1b[31ma", "a\x85b", "a\u2028b"
 
 @pytest.mark.parametrize("name", ODD_NAMES, ids=brief)
 @pytest.mark.parametrize("key", ["name", "synonyms", "queries", "contexts", "phrase", "group"])
-def test_a_name_is_one_line_of_plain_letters(tmp_path: Path, name: str, key: str) -> None:
+def test_a_name_with_control_characters_or_too_long_is_refused(tmp_path: Path, name: str, key: str) -> None:
     """Exports write names into CSV, YAML, XML and lists of one a line."""
     value = json.dumps(name, ensure_ascii=True).replace("\\u007f", "\x7f").replace("\x7f", "\\u007f")
     value = f"[{value}]" if key in ("synonyms", "queries", "contexts") else value
@@ -50,14 +50,14 @@ def test_a_name_is_one_line_of_plain_letters(tmp_path: Path, name: str, key: str
 
 
 @pytest.mark.parametrize("name", ["a\x00b", "\x1b[31ma", "a\x7f", "a\ufffe", "a\tb", "n" * 300, "\udcff"], ids=brief)
-def test_names_of_other_places_are_held_to_the_same(tmp_path: Path, name: str) -> None:
+def test_names_in_lists_and_text_files_have_the_same_limits(tmp_path: Path, name: str) -> None:
     refused(ConfigError, lambda: load_vocabulary(f"classes:cat, {name}"))
     if "\udcff" not in name:
         refusal(tmp_path, "class a line", f"cat\n{name}\n")
 
 
 @pytest.mark.parametrize("sentence", ["a\x00b", "\x1b]0;a", "s" * 3000], ids=brief)
-def test_sentences_are_held_to_a_length(tmp_path: Path, sentence: str) -> None:
+def test_sentences_have_a_length_limit(tmp_path: Path, sentence: str) -> None:
     quoted = json.dumps(sentence)
     refusal(tmp_path, "vocabulary", f'[[class]]\nname = "cat"\nprompts = [{quoted}]\n')
     refusal(tmp_path, "templates", f"templates = [{json.dumps(sentence + ' {}')}]\n")
@@ -69,7 +69,7 @@ def test_a_sentence_may_be_written_on_two_lines(tmp_path: Path) -> None:
     assert load_vocabulary(str(path)).classes[0].prompts == ("a cat\n\tin a photo",)
 
 
-def test_what_is_built_in_is_within_the_limits() -> None:
+def test_built_in_vocabularies_and_templates_are_within_the_limits() -> None:
     templates = [load_templates(name) for name in template_names()]
     for name in vocabulary_names():
         vocabulary = load_vocabulary(name)
@@ -77,7 +77,7 @@ def test_what_is_built_in_is_within_the_limits() -> None:
             assert sum(len(query.prompts) for query in make_queries(vocabulary, each)) < MOST_PROMPTS / 10
 
 
-def test_a_small_vocabulary_that_asks_for_millions_of_prompts_is_refused() -> None:
+def test_a_small_vocabulary_that_makes_millions_of_prompts_is_refused() -> None:
     many = tuple(f"word {index}" for index in range(2000))
     greedy = Vocabulary("greedy", "", "", (VocabularyClass("cat", synonyms=many, contexts=many, prompts=("{}",)),))
     templates = load_templates("simple")
@@ -107,26 +107,26 @@ def test_very_many_templates_are_refused(tmp_path: Path) -> None:
     assert "1001 templates" in refusal(tmp_path, "templates", "templates = [" + '"a {}",' * 1001 + "]")
 
 
-def test_an_unknown_class_among_very_many_is_told_at_once(tmp_path: Path) -> None:
+def test_an_unknown_class_among_very_many_is_reported_quickly(tmp_path: Path) -> None:
     names = ["".join(random.Random(index).choices("ab", k=180)) for index in range(5000)]
     vocabulary = Vocabulary("many", "", "", tuple(map(VocabularyClass, names)))
     path = written(tmp_path / "d.toml", f'"{"ab" * 90}" = ["a"]')
     assert "unknown class 'abab" in refused(ConfigError, lambda: load_descriptions(path, vocabulary))
 
 
-def test_twice_the_same_class_is_found_in_a_long_list(tmp_path: Path) -> None:
+def test_duplicate_classes_are_found_in_a_long_list(tmp_path: Path) -> None:
     lines = "".join(f"{index}\n" for index in range(30_000)) * 2
     path = written(tmp_path / "v.txt", lines)
     assert "class 0, 1, 10, 100, … is there twice" in refused(ConfigError, lambda: load_vocabulary(str(path)))
 
 
-def test_lines_that_name_nothing_are_passed_over(tmp_path: Path) -> None:
+def test_lines_without_a_name_are_ignored(tmp_path: Path) -> None:
     path = written(tmp_path / "v.txt", "cat\n,\n ; ,\n\ndog\n")
     assert [entry.name for entry in load_vocabulary(str(path)).classes] == ["cat", "dog"]
     refusal(tmp_path, "class a line", " ,;\n")
 
 
-def test_a_line_of_blanks_is_read_at_once(tmp_path: Path) -> None:
+def test_a_line_of_many_spaces_is_read_quickly(tmp_path: Path) -> None:
     answers = written(tmp_path / "a.txt", "cat: a" + " " * 300_000 + "b\n")
     assert len(read_answers(answers, ["cat"])["cat"]) == 1
 
