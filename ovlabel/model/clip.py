@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -19,6 +18,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import VisionTransformer, text_global_pool
 from torch import Tensor
 
+from ovlabel import types
 from ovlabel.errors import ConfigError
 from ovlabel.model.device import pick_precision
 from ovlabel.ops import scaled_scores
@@ -33,21 +33,6 @@ _DTYPES = {
 _WINDOWS, _MOST_WINDOWS = 16, 512  # in a batch: the most on a CPU, the fewest on a GPU; the most on a GPU
 _ACTIVATION = 10 * 2**20  # bytes of the largest tensor of a batch on a CPU
 _RECYCLED = 2**25 - 2**16  # bytes; glibc learns nothing from blocks above 32 MiB
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a run must remember of its encoder: architecture, constants, weights.
-
-    Attributes:
-        model: the open_clip model config. mean, std: preprocessing constants on values in 0 … 1.
-        weights: sha256 of the file in hex, or "random:SEED".
-    """
-
-    model: dict[str, Any]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    weights: str
 
 
 class Trace:
@@ -121,7 +106,7 @@ class Clip:
     """A frozen CLIP with a plain ViT: `trace`, then `readout` and `project`; `encode_text` beside them."""
 
     def __init__(
-        self, model: CLIP | CustomTextCLIP, identity: Identity, config: EncoderConfig, device: torch.device
+        self, model: CLIP | CustomTextCLIP, identity: types.EncoderIdentity, config: EncoderConfig, device: torch.device
     ) -> None:
         self.identity, self._positions = identity, config.positions
         self._last_block: str = config.last_block
@@ -223,7 +208,7 @@ class Clip:
         split = joined.reshape(batch, count, 3, heads, width // 3 // heads).permute(2, 0, 3, 1, 4)
         return split[0], split[1], split[2]
 
-    def readout(self, trace: Trace, attention: Tensor) -> Tensor:
+    def readout(self, trace: types.Trace, attention: Tensor) -> Tensor:
         """The last block's output under another attention: b heads n n → b n width, before `ln_post`.
 
         `encoder.last_block`: "full" keeps residual and feed-forward, "residual" drops the feed-forward, "attention"
@@ -231,7 +216,7 @@ class Clip:
         """
         return self._finished(trace, self.attended(self.layers, trace.qkv(self.layers)[2], attention))
 
-    def readout_of(self, trace: Trace, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    def readout_of(self, trace: types.Trace, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """`readout` under Σ softmax(q kᵀ / √d) over `pairs` of queries and keys, without making the maps.
 
         The softmax inside torch's fused attention is float32 or finer, whatever the run's dtype.
@@ -240,7 +225,7 @@ class Clip:
         mixed = sum(F.scaled_dot_product_attention(queries, keys, values) for queries, keys in pairs)
         return self._finished(trace, self._out(self.layers, cast(Tensor, mixed)))
 
-    def _finished(self, trace: Trace, out: Tensor) -> Tensor:
+    def _finished(self, trace: types.Trace, out: Tensor) -> Tensor:
         """The rest of the last block behind its attention branch."""
         block, tokens = self._block(self.layers), trace.tokens(self.layers)
         if self._last_block == "attention":
