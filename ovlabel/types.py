@@ -6,16 +6,17 @@ q queries, c classes, e joint embedding, t terms of the scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from ovlabel.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    import torch
     from torch import Tensor
 
 UInt8Image: TypeAlias = "npt.NDArray[np.uint8]"  # H × W × 3, RGB
@@ -132,10 +133,13 @@ class Box:
 
 
 class Trace(Protocol):
-    """What the encoder did to a batch of windows, layer by layer; l counts from 1 to `layers`.
+    """The layers of one batch of windows, as the encoder computed them. Layers are counted from 1 to `layers`.
 
-    The plan's `layer(l) -> (tokens in, tokens out, q, k, v)` is three questions here, so that nobody pays for the
-    projections of a layer of which only the tokens are wanted.
+    Tokens, projections and attention are asked for one by one, so that none is computed that is not used.
+
+    Attributes:
+        grid: (h, w), patches of a window.
+        layers: how many blocks the encoder has.
     """
 
     grid: tuple[int, int]
@@ -146,25 +150,112 @@ class Trace(Protocol):
         """The trace as the encoder made it, before the level `tokens`."""
 
     def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
-        """What `make` reads off the unedited layers, made once: for a stage that asks for it at several levels."""
+        """What `make` computes from the unedited layers, computed once: for a stage that acts at several levels."""
 
     def tokens(self, layer: int) -> Tensor:
-        """b n width entering block `layer`: the output of block `layer` − 1."""
+        """b × n × width, the tokens that enter block `layer`: the output of block `layer` − 1."""
 
     def qkv(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys, values of block `layer`, each b heads n d; queries are not scaled."""
+        """Queries, keys and values of block `layer`, each b × heads × n × d; queries are not scaled."""
 
     def attention(self, layer: int) -> Tensor:
-        """b heads n n: softmax(q kᵀ / √d) of block `layer`."""
+        """b × heads × n × n, softmax(q kᵀ / √d) of block `layer`."""
 
     def attended(self, layer: int, attention: Tensor) -> Tensor:
-        """b n width: what block `layer` adds under another attention, b heads n n or b 1 n n."""
+        """b × n × width, what block `layer` adds under another attention, b × heads × n × n or b × 1 × n × n."""
 
     def image(self) -> Tensor:
-        """b e: the model's own image embedding, not normalised."""
+        """b × e, the model's own image embedding, not normalised."""
 
     def read_regions(self, masks: Tensor) -> Tensor:
-        """bool b r h·w → b r e: what a class token reads that sees only a region's patches and itself."""
+        """bool b × r × h·w → b × r × e, what a class token reads that sees only a region's patches and itself."""
+
+    def edited(self, tokens: Tensor) -> Trace:
+        """The same trace with other tokens, b × n × width, entering the last block."""
+
+
+@dataclass(frozen=True)
+class EncoderIdentity:
+    """What a run remembers of its encoder: architecture, constants, weights.
+
+    Attributes:
+        model: the open_clip model config.
+        mean: preprocessing constants, one a channel, on values in 0 … 1.
+        std: the same.
+        weights: sha256 of the file in hex, or "random:SEED".
+    """
+
+    model: dict[str, Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    weights: str
+
+
+class TextEncoder(Protocol):
+    """What the text bank needs of an encoder: the text tower of a frozen CLIP."""
+
+    @property
+    def identity(self) -> EncoderIdentity:
+        """Architecture, constants and weights."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the towers compute in."""
+
+    def tokenise(self, texts: list[str]) -> Tensor:
+        """int64, len(texts) × context: the tokens of each text."""
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """int64 b × context → b × e, not normalised, float32 or finer."""
+
+
+class Encoder(TextEncoder, Protocol):
+    """What the spine needs of an encoder: a frozen CLIP whose image tower is open before its last attention.
+
+    `trace` runs the image tower up to the last block. `readout` (or `readout_of`) finishes the block under an attention
+    that the stack decides, and `project` takes its tokens to the joint space. Whoever measures or caches an encoder
+    wraps it: see `ovlabel.model.wrapper`.
+    """
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    @property
+    def precision(self) -> str:
+        """The name of `dtype` in the settings: "fp32", "bf16", "fp16" or "fp64"."""
+
+    @property
+    def patch(self) -> int:
+        """Side of a patch in pixels."""
+
+    @property
+    def layers(self) -> int:
+        """How many blocks the image tower has."""
+
+    def room(self) -> int:
+        """How many windows of the native size to encode at once."""
+
+    def pixels(self, image: Tensor) -> Tensor:
+        """uint8 or float 3 × H × W, 0 … 255 → normalised 3 × H × W on the device, float32 or finer."""
+
+    def trace(self, windows: Tensor) -> Trace:
+        """The layers of normalised windows, b × 3 × H × W, up to the last block's input."""
+
+    def readout(self, trace: Trace, attention: Tensor) -> Tensor:
+        """b × heads × n × n → b × n × width: the last block's output under this attention, before `ln_post`."""
+
+    def readout_of(self, trace: Trace, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """`readout` under Σ softmax(q kᵀ / √d) over pairs of queries and keys, without making the attention maps."""
+
+    def project(self, block: Tensor) -> Tensor:
+        """b × n × width → b × n × e in the joint space, not normalised, float32 or finer."""
+
+    def plain(self, windows: Tensor) -> Tensor:
+        """b × 3 × H × W → b × e: the model's own forward pass over normalised windows, to measure against."""
+
+    def finishing(self, last_block: str) -> Encoder:
+        """The same encoder with another `encoder.last_block`."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -63,12 +63,12 @@ def bench(
     items = prepare(folder, config, folder / "none.zarr").plan.items
     segmenter = build(config, offline=offline)
     exact = replace(config, encoder=replace(config.encoder, precision="fp32"))
-    reference = None if segmenter.clip.precision == "fp32" else partial(build, exact, offline=offline)
+    reference = None if segmenter.encoder.precision == "fp32" else partial(build, exact, offline=offline)
     found, total = measure(folder, items, segmenter, images, rounds, reference=reference), len(items)
     if as_json:
         print(json.dumps({**asdict(found), "folder": total}))
         return
-    where = f"{segmenter.clip.device}, {torch.get_num_threads()} threads, {segmenter.clip.precision}"
+    where = f"{segmenter.encoder.device}, {torch.get_num_threads()} threads, {segmenter.encoder.precision}"
     print(f"{config.encoder.model}, {preset}, {where}: {found.images} images, {found.windows} windows")
     alone = sum(found.parts.values())
     for name, seconds in found.parts.items():

@@ -64,7 +64,7 @@ def loftup(
     if not items:
         raise ConfigError(f"no images in {images}")
 
-    from ovlabel.evaluation.consistency import ENOUGH, measure
+    from ovlabel.evaluation.consistency import ENOUGH, rank_features
     from ovlabel.model.load import load_clip
     from ovlabel.stages._loftup_network import CHECKPOINT, load, locate
 
@@ -73,7 +73,7 @@ def loftup(
     clip = load_clip(config.encoder, offline=offline)
     if network.dim != clip.identity.model["embed_dim"]:
         raise ConfigError(f"{checkpoint} is for {network.dim} channels, {config.encoder.model} has another number")
-    found = measure(clip, config, network, [decode(read_file(item.path)[0]) for item in items])
+    found = rank_features(clip, config, network, [decode(read_file(item.path)[0]) for item in items])
     print(f"{len(items)} images; r: do features come back as they went in? 1: wholly")
     print(f"{'features':<18}{'input':<12}{'r':>8}   loftup.mode")
     for one in found:

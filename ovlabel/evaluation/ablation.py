@@ -18,12 +18,12 @@ from ovlabel.evaluation.boundary import boundary_counts, boundary_f1_by_class
 from ovlabel.evaluation.class_map import ClassMap
 from ovlabel.evaluation.scores import Boundaries, Scores
 from ovlabel.evaluation.truth import IGNORED, Truth
-from ovlabel.model.clip import Clip, Trace
+from ovlabel.model.wrapper import EncoderWrapper
 from ovlabel.pictures.read import decode, read_file
 from ovlabel.settings.keys import Config
 from ovlabel.spine.segmenter import Segmenter
 from ovlabel.text.bank import text_bank
-from ovlabel.types import ImageItem
+from ovlabel.types import Encoder, ImageItem, Trace
 
 WHOLE, ENCODER = "(whole stack)", "(encoder)"
 
@@ -65,33 +65,35 @@ def without_options(config: Config) -> dict[str, Config]:
     return found
 
 
-class _Once:
-    """An encoder that remembers an image's traces: every variant cuts the same windows in the same order."""
+class CachedTraces(EncoderWrapper):
+    """An encoder that keeps the traces of one image: all variants cut the same windows in the same order.
 
-    def __init__(self, clip: Clip) -> None:
-        self._clip, self.seconds = clip, 0.0
+    Attributes:
+        seconds: spent in the encoder so far.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(encoder)
+        self.seconds = 0.0
         self._known: list[tuple[Tensor, Trace]] = []
         self._next = 0
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._clip, name)
-
     def forget(self) -> None:
-        """Another image comes."""
+        """Drop the traces: another image follows."""
         self._known.clear()
         self._next = 0
 
     def rewind(self) -> None:
-        """The same image, another variant."""
+        """Begin with the first trace again: another variant follows, on the same image."""
         self._next = 0
 
     def trace(self, windows: Tensor) -> Trace:
-        """As `Clip.trace`; windows that were traced before are not traced again."""
+        """As `Encoder.trace`; windows that were traced before are not traced again."""
         if self._next < len(self._known) and torch.equal(self._known[self._next][0], windows):
             trace = self._known[self._next][1]
         else:
             begun = time.perf_counter()
-            trace = self._clip.trace(windows)
+            trace = self._encoder.trace(windows)
             self.seconds += time.perf_counter() - begun
             self._known[self._next :] = [(windows, trace)]
         self._next += 1
@@ -116,18 +118,18 @@ def ablate(
     Raises:
         TruthError, ImageError: a mask or an image that can't be used.
     """
-    encoder = _Once(segmenter.clip)
+    encoder = CachedTraces(segmenter.encoder)
     names = [WHOLE, *(stage.name() for stage in segmenter.stack)]
     made: dict[str, Segmenter | str] = {}
     for name in names:
         try:
             stack = segmenter.stack if name == WHOLE else segmenter.stack.without(name)
-            made[name] = Segmenter(cast(Clip, encoder), segmenter.bank, stack, segmenter.config, segmenter.batch_size)
+            made[name] = Segmenter(encoder, segmenter.bank, stack, segmenter.config, segmenter.batches.size)
         except StackError as error:
             made[name] = str(error)
     for name, config in without_options(segmenter.config).items():
-        bank = text_bank(config.text, segmenter.clip) if name.startswith("text.") else segmenter.bank
-        made[name] = Segmenter(cast(Clip, encoder), bank, segmenter.stack, config, segmenter.batch_size)
+        bank = text_bank(config.text, segmenter.encoder) if name.startswith("text.") else segmenter.bank
+        made[name] = Segmenter(encoder, bank, segmenter.stack, config, segmenter.batches.size)
     tallies = {name: _Tally(len(truth.classes)) for name, variant in made.items() if isinstance(variant, Segmenter)}
     table = classes.table()
     for item, mask in items:

@@ -10,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovlabel.model.clip import Clip
 from ovlabel.ops import resize
 from ovlabel.settings.keys import Config, StageConfig
 from ovlabel.spine.segmenter import Segmenter
 from ovlabel.spine.stack import Stack, make_stage
 from ovlabel.stages._loftup_network import LoftUp
-from ovlabel.types import Box, TextBank, UInt8Image
+from ovlabel.types import Box, Encoder, TextBank, UInt8Image
 
 CANDIDATES = {
     "plain": ((), "full"),
@@ -53,33 +52,48 @@ def consistency(network: LoftUp, features: Tensor, guidance: Tensor) -> float:
     return float(F.cosine_similarity(back, network.normalised(features), dim=1).mean())
 
 
-def measure(
-    clip: Clip, config: Config, network: LoftUp, images: Sequence[UInt8Image], factor: int = 4
+def rank_features(
+    encoder: Encoder, config: Config, network: LoftUp, images: Sequence[UInt8Image], factor: int = 4
 ) -> list[Consistency]:
-    """r of every candidate, the highest first.
+    """The consistency of every candidate, the highest first.
 
     Args:
-        clip: the encoder, whose weights all candidates share. images: cut to their middle square, 224 pixels wide.
+        encoder: all candidates share its weights.
+        config: the settings of a run; its stages are not used.
+        network: the LoftUp checkpoint.
+        images: uint8, H × W × 3; cut to their middle square and resized to 14 patches a side.
         factor: guidance cells a patch side.
     """
-    side = 14 * clip.patch
-    squares = [resize(_middle(image), (side, side)) for image in images]
-    bank = TextBank(np.eye(1, network.dim, dtype=np.float32), np.zeros(1, np.int64), ("anything",), ("thing",))
+    side = 14 * encoder.patch
+    squares = [torch.from_numpy(resize(_middle(image), (side, side))) for image in images]
     found = []
     for name, (stages, last_block) in CANDIDATES.items():
-        stack = Stack(tuple(make_stage(StageConfig(use)) for use in stages))
-        made = Segmenter(clip.finishing(last_block), bank, stack, replace(config, stages=()))
+        made = _candidate(encoder.finishing(last_block), stages, config, network)
         for constants, (mean, std) in CONSTANTS.items():
             total = 0.0
             for square in squares:
-                pixels = torch.from_numpy(square).permute(2, 0, 1).to(clip.device, torch.float32) / 255
+                pixels = square.permute(2, 0, 1).to(encoder.device, torch.float32) / 255
                 pixels = (pixels - pixels.new_tensor(mean)[:, None, None]) / pixels.new_tensor(std)[:, None, None]
-                with torch.inference_mode():
-                    part = next(made.features(pixels, (Box(0, 0, side, side),)))
-                    guidance = F.interpolate(pixels[None], (14 * factor, 14 * factor), mode="area")
-                    total += consistency(network.to(part.maps), part.maps, guidance)
+                total += _of_square(made, network, pixels, factor)
             found.append(Consistency(name, constants, total / len(squares)))
     return sorted(found, key=lambda one: -one.r)
+
+
+def _candidate(encoder: Encoder, stages: tuple[str, ...], config: Config, network: LoftUp) -> Segmenter:
+    """A segmenter whose features are those of one candidate; it is asked for nothing else."""
+    bank = TextBank(np.eye(1, network.dim, dtype=np.float32), np.zeros(1, np.int64), ("anything",), ("thing",))
+    stack = Stack(tuple(make_stage(StageConfig(use)) for use in stages))
+    return Segmenter(encoder, bank, stack, replace(config, stages=()))
+
+
+@torch.inference_mode()
+def _of_square(segmenter: Segmenter, network: LoftUp, pixels: Tensor, factor: int) -> float:
+    """The consistency of one image's features; pixels 3 × H × W, normalised, one window."""
+    box = Box(0, 0, pixels.shape[-2], pixels.shape[-1])
+    features = next(segmenter.features(pixels, (box,))).maps
+    grid = (features.shape[-2] * factor, features.shape[-1] * factor)
+    guidance = F.interpolate(pixels[None], grid, mode="area")
+    return consistency(network.to(features), features, guidance)
 
 
 def _middle(image: UInt8Image) -> UInt8Image:

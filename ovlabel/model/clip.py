@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -22,6 +21,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import VisionTransformer, text_global_pool
 from torch import Tensor
 
+from ovlabel import types
 from ovlabel.errors import ConfigError
 from ovlabel.model.device import pick_precision
 from ovlabel.ops import scaled_scores
@@ -36,23 +36,6 @@ _DTYPES = {
 _WINDOWS, _MOST_WINDOWS = 16, 512  # windows in a batch: most on a CPU and fewest on a GPU; most on a GPU
 _ACTIVATION = 10 * 2**20  # bytes of the largest tensor of a batch on a CPU
 _RECYCLED = 2**25 - 2**16  # bytes; for blocks above 32 MiB glibc does not adapt what it keeps
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What identifies an encoder: two with equal identities give the same embeddings.
-
-    Attributes:
-        model: the open_clip model config.
-        mean: of each channel, subtracted from pixel values in 0 … 1.
-        std: of each channel, by which they are divided then.
-        weights: sha256 of the weights file in hex, or "random:SEED".
-    """
-
-    model: dict[str, Any]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    weights: str
 
 
 class Trace:
@@ -165,7 +148,7 @@ class Clip:
     """
 
     def __init__(
-        self, model: CLIP | CustomTextCLIP, identity: Identity, config: EncoderConfig, device: torch.device
+        self, model: CLIP | CustomTextCLIP, identity: types.EncoderIdentity, config: EncoderConfig, device: torch.device
     ) -> None:
         self.identity, self._positions = identity, config.positions
         self._last_block: str = config.last_block
@@ -281,7 +264,7 @@ class Clip:
         split = joined.reshape(batch, count, 3, heads, width // 3 // heads).permute(2, 0, 3, 1, 4)
         return split[0], split[1], split[2]
 
-    def readout(self, trace: Trace, attention: Tensor) -> Tensor:
+    def readout(self, trace: types.Trace, attention: Tensor) -> Tensor:
         """The output of the last block with another attention, before the last layer norm (`ln_post`).
 
         `encoder.last_block` says what of the block is computed: "full", all of it; "residual", all but the feed-forward
@@ -296,7 +279,7 @@ class Clip:
         """
         return self._finished(trace, self.attended(self.layers, trace.qkv(self.layers)[2], attention))
 
-    def readout_of(self, trace: Trace, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    def readout_of(self, trace: types.Trace, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """`readout` with the attention Σ softmax(q kᵀ / √d), computed without the attention maps in memory.
 
         Args:
@@ -311,7 +294,7 @@ class Clip:
         mixed = sum(F.scaled_dot_product_attention(queries, keys, values) for queries, keys in pairs)
         return self._finished(trace, self._out(self.layers, cast(Tensor, mixed)))
 
-    def _finished(self, trace: Trace, out: Tensor) -> Tensor:
+    def _finished(self, trace: types.Trace, out: Tensor) -> Tensor:
         """The rest of the last block, given the output of its attention branch (b × n × width)."""
         block, tokens = self._block(self.layers), trace.tokens(self.layers)
         if self._last_block == "attention":

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from ovlabel.errors import ConfigError, WeightsError, short, shown, unknown
 from ovlabel.files import file_sha256, read_json
-from ovlabel.model.clip import Clip, Identity
+from ovlabel.model.clip import Clip
 from ovlabel.model.device import pick_device
 from ovlabel.model.pickles import read
 from ovlabel.model.weights import Source, find, origin
 from ovlabel.settings.keys import EncoderConfig
+from ovlabel.types import EncoderIdentity
 
 log = logging.getLogger("ovlabel")
 
@@ -70,7 +71,7 @@ def load_clip(config: EncoderConfig, *, offline: bool = False) -> Clip:
         model, weights = _seeded(table, seed), f"{_RANDOM}{seed}"
     mean = _constants(preprocess, "mean", MEAN)
     std = _constants(preprocess, "std", STD)
-    return Clip(model, Identity(table, mean, std, weights), config, device)
+    return Clip(model, EncoderIdentity(table, mean, std, weights), config, device)
 
 
 def find_weights(config: EncoderConfig) -> tuple[Path | None, str]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ovlabel.errors import ConfigError
+from ovlabel.model.wrapper import EncoderWrapper
 from ovlabel.run.job import Job, prepare
 from ovlabel.run.listing import Selection
 from ovlabel.run.options import RunOptions
@@ -25,7 +26,7 @@ from ovlabel.run.reading import Records, read_image
 from ovlabel.spine.segmenter import Segmenter
 from ovlabel.spine.windows import cut, tile
 from ovlabel.store.write import writing
-from ovlabel.types import Annotation, ImageItem, UInt8Image
+from ovlabel.types import Annotation, Encoder, ImageItem, Trace, UInt8Image
 
 _T = TypeVar("_T")
 PARTS = ("decode", "windows", "encoder", "finish", "write")
@@ -99,7 +100,7 @@ def measure(
         run=median(run for run, _ in told),
         floor=median(floor for _, floor in told),
         ratios=tuple(sorted(run / floor for run, floor in told)),
-        peak=torch.cuda.max_memory_allocated() if segmenter.clip.device.type == "cuda" else peak_resident(),
+        peak=torch.cuda.max_memory_allocated() if segmenter.encoder.device.type == "cuda" else peak_resident(),
         stored=stored,
         agreement=_agreement(segmenter, reference(), images) if reference else None,
     )
@@ -118,7 +119,7 @@ def _agreement(segmenter: Segmenter, reference: Segmenter, images: Sequence[UInt
 def _windows(segmenter: Segmenter, image: UInt8Image) -> list[Tensor]:
     """All windows of an image, b 3 h w for every scale and view; a view's windows stand for it as they are."""
     tiling = segmenter.config.tiling
-    scales = segmenter.pyramid(segmenter.pixels(segmenter.resized(image)[0]), image)
+    scales = segmenter.prepare(image).scales
     return [
         cut(pixels, tile((pixels.shape[1], pixels.shape[2]), tiling.window, tiling.stride))
         for pixels in scales
@@ -129,9 +130,9 @@ def _windows(segmenter: Segmenter, image: UInt8Image) -> list[Tensor]:
 def _floor(segmenter: Segmenter, windows: Sequence[Tensor]) -> None:
     with torch.inference_mode():
         for batch in windows:
-            for start in range(0, len(batch), segmenter.batch_size):
-                segmenter.clip.plain(batch[start : start + segmenter.batch_size])
-        _wait(segmenter)
+            for start in range(0, len(batch), segmenter.batches.size):
+                segmenter.encoder.plain(batch[start : start + segmenter.batches.size])
+        _wait(segmenter.encoder)
 
 
 def _run(folder: Path, out: Path, items: Sequence[ImageItem], segmenter: Segmenter, chunk_size: int) -> Job:
@@ -149,7 +150,8 @@ def _parts(folder: Path, items: Sequence[ImageItem], segmenter: Segmenter, where
     """Seconds an image of every part, one after the other."""
     spent = dict.fromkeys(PARTS, 0.0)
     bare = _run(folder, where / "parts.zarr", items[:1], segmenter, 1)
-    clock = _Clock(segmenter)
+    encoder = _TimedEncoder(segmenter.encoder)
+    timed = Segmenter(encoder, segmenter.bank, segmenter.stack, segmenter.config, segmenter.batches.size)
     entries: list[tuple[Any, Annotation]] = []
     for item in items:
         begun = time.perf_counter()
@@ -157,55 +159,51 @@ def _parts(folder: Path, items: Sequence[ImageItem], segmenter: Segmenter, where
         spent["decode"] += time.perf_counter() - begun
         if reading.pixels is None:
             continue
-        before = dict(clock.spent)
-        begun = time.perf_counter()
-        made = clock.segmenter.annotation(reading.pixels)
-        whole = time.perf_counter() - begun
-        inside = {name: clock.spent[name] - before[name] for name in before}
-        spent["windows"] += inside["windows"]
-        spent["encoder"] += inside["encoder"]
-        spent["finish"] += whole - sum(inside.values())
-        entries.append((replace(reading.record, key=f"{len(entries)}"), made))
+        annotation = _annotated(reading.pixels, timed, encoder, spent)
+        entries.append((replace(reading.record, key=f"{len(entries)}"), annotation))
     with writing(bare.plan.out) as store:
         spent["write"] = _seconds(lambda: store.commit(entries))
     return {name: seconds / len(items) for name, seconds in spent.items()}
 
 
-class _Clock:
-    """A segmenter whose encoder and cutting are timed."""
-
-    def __init__(self, segmenter: Segmenter) -> None:
-        self.spent = {"windows": 0.0, "encoder": 0.0}
-        clip = _Timed(segmenter, self.spent)
-        self.segmenter = Segmenter(
-            clip,  # type: ignore[arg-type]
-            segmenter.bank,
-            segmenter.stack,
-            segmenter.config,
-            segmenter.batch_size,
-        )
-        resized, pixels = self.segmenter.resized, self.segmenter.pixels
-        self.segmenter.resized = lambda image: clip.time("windows", lambda: resized(image))  # type: ignore[method-assign]
-        self.segmenter.pixels = lambda image: clip.time("windows", lambda: pixels(image))  # type: ignore[method-assign]
+def _annotated(image: UInt8Image, segmenter: Segmenter, encoder: _TimedEncoder, spent: dict[str, float]) -> Annotation:
+    """An image's annotation; the seconds of its parts are added to `spent`."""
+    encoded, begun = encoder.seconds, time.perf_counter()
+    prepared = segmenter.prepare(image)
+    _wait(encoder)
+    cut_up = time.perf_counter()
+    annotation = segmenter.begin_prepared([prepared])[0]()
+    encoded = encoder.seconds - encoded
+    spent["windows"] += cut_up - begun
+    spent["encoder"] += encoded
+    spent["finish"] += time.perf_counter() - cut_up - encoded
+    return annotation
 
 
-class _Timed:
+class _TimedEncoder(EncoderWrapper):
     """An encoder that adds up the seconds of its forward passes."""
 
-    def __init__(self, segmenter: Segmenter, spent: dict[str, float]) -> None:
-        self._segmenter, self._clip, self._spent = segmenter, segmenter.clip, spent
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(encoder)
+        self.seconds = 0.0
 
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._clip, name)
-        if name not in ("trace", "readout", "readout_of", "project"):
-            return found
-        return lambda *given: self.time("encoder", lambda: found(*given))
+    def trace(self, windows: Tensor) -> Trace:
+        return self._timed(lambda: self._encoder.trace(windows))
 
-    def time(self, name: str, work: Callable[[], _T]) -> _T:
+    def readout(self, trace: Trace, attention: Tensor) -> Tensor:
+        return self._timed(lambda: self._encoder.readout(trace, attention))
+
+    def readout_of(self, trace: Trace, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        return self._timed(lambda: self._encoder.readout_of(trace, pairs))
+
+    def project(self, block: Tensor) -> Tensor:
+        return self._timed(lambda: self._encoder.project(block))
+
+    def _timed(self, work: Callable[[], _T]) -> _T:
         begun = time.perf_counter()
         made = work()
-        _wait(self._segmenter)
-        self._spent[name] += time.perf_counter() - begun
+        _wait(self)
+        self.seconds += time.perf_counter() - begun
         return made
 
 
@@ -215,6 +213,7 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def _wait(segmenter: Segmenter) -> None:
-    if segmenter.clip.device.type == "cuda":
+def _wait(encoder: Encoder) -> None:
+    """Wait for a GPU, whose work is queued."""
+    if encoder.device.type == "cuda":
         torch.cuda.synchronize()

@@ -98,9 +98,9 @@ class RunIdentity:
             segmenter: built from this run.
         """
         values = self.config.to_dict()
-        identity, encoder = segmenter.clip.identity, values["encoder"]
+        identity, encoder = segmenter.encoder.identity, values["encoder"]
         encoder.pop("device")
-        encoder["precision"] = segmenter.clip.precision
+        encoder["precision"] = segmenter.encoder.precision
         encoder.update(model=identity.model, weights=identity.weights, mean=list(identity.mean), std=list(identity.std))
         self._resolve_text(values["text"])
         values["stages"] = [_described(stage) for stage in segmenter.stack]

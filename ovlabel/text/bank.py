@@ -18,12 +18,11 @@ from torch import Tensor
 
 from ovlabel.errors import ConfigError
 from ovlabel.files import cache_dir, read_up_to, write_atomic
-from ovlabel.model.clip import Clip
 from ovlabel.ops import normalise
 from ovlabel.settings.keys import TextConfig
 from ovlabel.text.prompts import Prompts, Query, join_prompts
 from ovlabel.text.vocabulary import Vocabulary
-from ovlabel.types import TextBank
+from ovlabel.types import TextBank, TextEncoder
 
 _BATCH = 256
 _SAY_SECONDS = 15
@@ -33,7 +32,7 @@ _RULE = "normalise each, mean, normalise"
 log = logging.getLogger("ovlabel")
 
 
-def text_bank(config: TextConfig, clip: Clip, prompts: Prompts | None = None) -> TextBank:
+def text_bank(config: TextConfig, clip: TextEncoder, prompts: Prompts | None = None) -> TextBank:
     """The text bank of a run.
 
     Args:
@@ -73,7 +72,7 @@ def bank_of(
     )
 
 
-def _neutral(queries: list[Query], clip: Clip) -> npt.NDArray[np.float32]:
+def _neutral(queries: list[Query], clip: TextEncoder) -> npt.NDArray[np.float32]:
     """What each query's templates say of no class in particular: unit vectors (q, e), 0 where it has no templates."""
     sets = list(dict.fromkeys(query.templates for query in queries if query.templates))
     prompts = [tuple(t.replace("{}", word) for word in _NEUTRAL for t in templates) for templates in sets]
@@ -123,7 +122,7 @@ def ensemble(encoded: Tensor) -> Tensor:
     return normalise(normalise(encoded, -1).mean(0), -1)
 
 
-def _cached(queries: list[Query], clip: Clip) -> npt.NDArray[np.float32]:
+def _cached(queries: list[Query], clip: TextEncoder) -> npt.NDArray[np.float32]:
     """Embeddings from the cache, whose key is all that they depend on; else encoded and kept."""
     identity = clip.identity
     depends = [identity.weights, identity.model, [q.prompts for q in queries], _RULE, str(clip.dtype == torch.float64)]
@@ -156,7 +155,7 @@ def _read_kept(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float32] | 
     return None
 
 
-def encode(queries: list[Query], clip: Clip) -> npt.NDArray[np.float32]:
+def encode(queries: list[Query], clip: TextEncoder) -> npt.NDArray[np.float32]:
     """Unit vectors of the queries, float32 (q, e). Prompts that repeat are encoded once, short ones together."""
     prompts = join_prompts(queries)
     log.info("encoding %d prompts of %d queries, once", len(prompts), len(queries))

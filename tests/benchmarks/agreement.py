@@ -41,8 +41,9 @@ def main() -> None:
     keys |= dict(setting(pair) for pair in given.set)
     config = ovlabel.load_config(given.preset, keys)
     half = replace(config, encoder=replace(config.encoder, precision="bf16"))
-    ways = {"fp32": ovlabel.build(config), "literal": ovlabel.build(config), "bf16": ovlabel.build(half)}
-    ways["literal"].literal = True
+    ways = {"fp32": ovlabel.build(config), "bf16": ovlabel.build(half)}
+    exact = ways["fp32"]
+    ways["literal"] = ovlabel.Segmenter(exact.encoder, exact.bank, exact.stack, config, literal=True)
     equal, seconds, pixels = dict.fromkeys(ways, 0), dict.fromkeys(ways, 0.0), 0
     for item in list_images(given.folder)[: given.images]:
         image = decode(read_file(item.path).data)
@@ -66,8 +67,8 @@ def bare(segmenter: ovlabel.Segmenter, windows: torch.Tensor) -> float:
     """Seconds of open_clip's own forward, in the run's batches."""
     begun = time.perf_counter()
     with torch.inference_mode():
-        for batch in windows.split(segmenter.batch_size):
-            segmenter.clip.plain(batch)
+        for batch in windows.split(segmenter.batches.size):
+            segmenter.encoder.plain(batch)
     return time.perf_counter() - begun
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import ovlabel
 from ovlabel.run.bench import peak_resident
 from ovlabel.settings.reading import setting
-from ovlabel.spine.finish import finish_size
+from ovlabel.spine.scales import finish_size
 
 _SQUARE = 50
 

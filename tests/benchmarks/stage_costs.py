@@ -99,7 +99,7 @@ def main() -> None:
     for name, (use, fields) in sorted(entries.items()):
         spent: dict[str, float] = defaultdict(float)
         stage = timed(make_stage(StageConfig(use, fields)), spent, name)
-        made = Segmenter(base.clip, base.bank, Stack((stage,)), base.config)
+        made = Segmenter(base.encoder, base.bank, Stack((stage,)), base.config)
         made.annotation(image)
         rounds = []
         for _ in range(given.rounds):

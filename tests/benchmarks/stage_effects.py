@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ovlabel
-from ovlabel.evaluation.ablation import _Once, _Tally
+from ovlabel.evaluation.ablation import CachedTraces, _Tally
 from ovlabel.evaluation.class_map import map_classes
 from ovlabel.evaluation.matching import match
 from ovlabel.evaluation.metrics import mean, miou, miou_present, pixel_accuracy
@@ -91,11 +91,11 @@ def main() -> None:
             folder / "masks", convention, [TruthClass(e.name, (e.name,), e.kind, e.group) for e in names]
         )
         table = map_classes(whole.bank.classes, truth.classes).table()
-        encoder = _Once(whole.clip)
+        encoder = CachedTraces(whole.encoder)
         made = {}
         for row in given.rows.split(";"):
             stages = (*whole.stack, *(make_stage(StageConfig(use, tuple(f.items()))) for use, f in ROWS[row]))
-            made[row] = Segmenter(encoder, whole.bank, Stack(stages), config)  # type: ignore[arg-type]
+            made[row] = Segmenter(encoder, whole.bank, Stack(stages), config)
         tallies = {row: _Tally(len(truth.classes)) for row in made}
         items = {item.key: item for item in list_images(folder / "images")}
         masks = list(match(list(items), truth).items())[: given.limit]

@@ -98,5 +98,5 @@ def test_auto_is_what_the_device_computes_in_and_the_run_remembers_it(
     monkeypatch.undo()
     config = load_config("plain", {**tiny, "text.vocabulary": "classes:cat, dog", "encoder.precision": "auto"})
     segmenter = build(config)
-    assert segmenter.clip.precision == pick_precision(segmenter.clip.device)
-    assert RunIdentity.read(config).resolved(segmenter)["encoder"]["precision"] == segmenter.clip.precision
+    assert segmenter.encoder.precision == pick_precision(segmenter.encoder.device)
+    assert RunIdentity.read(config).resolved(segmenter)["encoder"]["precision"] == segmenter.encoder.precision

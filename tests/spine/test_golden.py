@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ovlabel import Segmenter, TextBank, build, load_config
+from ovlabel.model.clip import Clip
 from ovlabel.types import Box
 from tests.conftest import GOLDEN
 
@@ -35,10 +36,12 @@ def segmenter(model: dict[str, Any], arrays: Arrays, preset: str, queries: int |
 def whole_features(made: Segmenter, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """All tokens of the whole image in the joint space, [CLS] first; and the cosines q h w."""
     with torch.inference_mode():
-        pixels = made.clip.pixels(torch.from_numpy(image).permute(2, 0, 1))
+        pixels = made.encoder.pixels(torch.from_numpy(image).permute(2, 0, 1))
         part = next(made.features(pixels, (Box(0, 0, *image.shape[:2]),)))
         tokens = torch.cat((part.context.cls[:, :, None], part.maps.flatten(2)), dim=2)[0].T
-        cosines = torch.einsum("qe,behw->bqhw", made.text, torch.nn.functional.normalize(part.maps, dim=1))[0]
+        cosines = torch.einsum("qe,behw->bqhw", made.queries.vectors, torch.nn.functional.normalize(part.maps, dim=1))[
+            0
+        ]
     return tokens.numpy(), cosines.numpy()
 
 
@@ -144,7 +147,7 @@ def test_resclip_mean_attention(golden: Callable[[str], Arrays], golden_model: d
     arrays = golden("resclip_feat_224")
     made = segmenter(golden_model, arrays, "resclip")
     with torch.inference_mode():
-        trace = made.clip.trace(made.clip.pixels(torch.from_numpy(arrays["image"]).permute(2, 0, 1))[None])
+        trace = made.encoder.trace(made.encoder.pixels(torch.from_numpy(arrays["image"]).permute(2, 0, 1))[None])
         mean = sum(trace.attention(layer) for layer in (6, 7, 8, 9)) / 4
     assert np.abs(mean[0].numpy() - arrays["rcs_mean_attention"]).max() <= 1e-5
 
@@ -164,7 +167,7 @@ def test_scclip(file: str, golden: Callable[[str], Arrays], golden_model: dict[s
     assert np.abs(tokens[1:] - arrays["features"]).max() <= FEATURES
     assert np.abs(cosines - arrays["cosine"]).max() <= COSINES
     with torch.inference_mode():
-        trace = made.clip.trace(made.clip.pixels(torch.from_numpy(arrays["image"]).permute(2, 0, 1))[None])
+        trace = made.encoder.trace(made.encoder.pixels(torch.from_numpy(arrays["image"]).permute(2, 0, 1))[None])
         assert np.abs(Calibrate()._likeness(trace)[0].numpy() - arrays["mid_simi"]).max() <= 1e-5
 
 
@@ -182,13 +185,13 @@ def test_itaclip_features(
 
 
 def test_itaclip_views(golden: Callable[[str], Arrays], golden_model: dict[str, Any]) -> None:
-    from ovlabel.spine.windows import seen
+    from ovlabel.spine.windows import apply_view
 
     arrays = golden("itaclip_feat_224")
     made = segmenter(golden_model, arrays, "itaclip", tiling__window=0)
     with torch.inference_mode():
-        pixels = made.clip.pixels(torch.from_numpy(arrays["image"]).permute(2, 0, 1))
-        grey, blurred = seen(pixels[None], "grey")[0], seen(pixels[None], "blur")[0]
+        pixels = made.encoder.pixels(torch.from_numpy(arrays["image"]).permute(2, 0, 1))
+        grey, blurred = apply_view(pixels[None], "grey")[0], apply_view(pixels[None], "blur")[0]
         assert np.abs(grey[0, ::4, ::4].numpy() - arrays["gray_sub4"]).max() <= 1e-5
         assert np.abs(blurred[:, ::4, ::4].numpy() - arrays["blur_sub4"]).max() <= 1e-5
         for name, share in (("plain", 1.0), ("engineered_0.75", 0.75), ("engineered_0.4", 0.4)):
@@ -221,7 +224,7 @@ def test_cliptrase(file: str, golden: Callable[[str], Arrays], golden_model_exac
     tokens, cosines = whole_features(made, arrays["crop"])
     assert np.abs(tokens - arrays["features"]).max() <= FEATURES
     with torch.inference_mode():
-        trace = made.clip.trace(made.clip.pixels(torch.from_numpy(arrays["crop"]).permute(2, 0, 1))[None])
+        trace = made.encoder.trace(made.encoder.pixels(torch.from_numpy(arrays["crop"]).permute(2, 0, 1))[None])
         rows = denoised(correlations(trace))[0]
         if "W" in arrays:
             assert np.abs(correlations(trace)[0].numpy() - arrays["W"]).max() <= 1e-5
@@ -241,7 +244,7 @@ def test_csa_attention_rows_sum_to_two(golden: Callable[[str], Arrays], golden_m
     arrays = golden("sclip_feat_224")
     made = segmenter(golden_model, arrays, "sclip")
     with torch.inference_mode():
-        trace = made.clip.trace(made.clip.pixels(torch.from_numpy(arrays["image"]).permute(2, 0, 1))[None])
+        trace = made.encoder.trace(made.encoder.pixels(torch.from_numpy(arrays["image"]).permute(2, 0, 1))[None])
         queries, keys, _ = trace.qkv(12)
         sums = [(x @ x.transpose(-2, -1) / 8).softmax(-1) for x in (queries, keys)]
     ours = (sums[0] + sums[1])[0, 0].numpy()
@@ -265,8 +268,10 @@ def test_the_trap_grid_is_resampled_where_the_references_misread_the_table(
     tokens, _ = whole_features(made, arrays["image"])
     assert np.abs(tokens - arrays["features"]).max() > 0.5
 
-    table = made.clip.positions((14, 14))
-    made.clip.positions = lambda grid: table  # type: ignore[method-assign]
+    encoder = made.encoder
+    assert isinstance(encoder, Clip)
+    table = encoder.positions((14, 14))
+    encoder.positions = lambda grid: table  # type: ignore[method-assign]
     misread, _ = whole_features(made, arrays["image"])
     assert np.abs(misread - arrays["features"]).max() <= FEATURES
 
@@ -378,7 +383,7 @@ def test_cosines_at_image_size(
     arrays = golden(file)
     made = segmenter(golden_model, arrays, preset, **keys)
     with torch.inference_mode():
-        pixels = made.clip.pixels(torch.from_numpy(arrays["resized"]).permute(2, 0, 1))
+        pixels = made.encoder.pixels(torch.from_numpy(arrays["resized"]).permute(2, 0, 1))
         logits = made.logits([pixels], arrays["image"].shape[:2]).numpy()
     assert np.abs(logits[:, ::step, ::step] - arrays[array]).max() <= COSINES
 
@@ -390,6 +395,6 @@ def test_the_two_enlargements_of_a_whole_image_differ(
     arrays = golden("whole_odd")
     made = segmenter(golden_model, arrays, "sclip", tiling__window=0, tiling__enlarge="two-step")
     with torch.inference_mode():
-        pixels = made.clip.pixels(torch.from_numpy(arrays["resized"]).permute(2, 0, 1))
+        pixels = made.encoder.pixels(torch.from_numpy(arrays["resized"]).permute(2, 0, 1))
         logits = made.logits([pixels], (137, 190)).numpy()
     assert np.abs(logits[:, ::2, ::2] - arrays["logits_SCLIP_sub2"]).max() > 1e-3

@@ -61,13 +61,13 @@ def test_an_image_that_can_not_fit_alone_changes_nothing_for_the_others(
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = np.random.default_rng(0).integers(0, 256, (64, 160, 3), dtype=np.uint8)
-    before = segmenter.batch_size
+    before = segmenter.batches.size
     with monkeypatch.context() as patch:
         tried = room_for(patch, 0, ERRORS[0])
         with pytest.raises(MemoryError):
             segmenter.begin(image)
         assert tried == [10, 5, 2, 1]
-    assert segmenter.batch_size == before
+    assert segmenter.batches.size == before
     segmenter.begin(image)()
 
 
@@ -83,7 +83,8 @@ def test_a_batch_on_a_cpu_is_as_large_as_the_bytes_of_its_feed_forward_allow(
     tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch, precision: str, size: int
 ) -> None:
     config = load_config("plain", {**tiny, "text.vocabulary": "classes:cat, dog", "encoder.precision": precision})
-    clip = build(config).clip
+    clip = build(config).encoder
+    assert isinstance(clip, Clip)
     made: list[torch.Tensor] = []
     block = clip._block(1)
     hook = block.mlp.c_fc.register_forward_hook(lambda *given: made.append(given[2]))

@@ -17,7 +17,7 @@ from torch import Tensor
 from ovlabel import Segmenter, TextBank, build, load_config
 from ovlabel.errors import ConfigError, StackError
 from ovlabel.ops import enlarge
-from ovlabel.spine.finish import Kept
+from ovlabel.spine.kept import kept_maps
 from ovlabel.spine.stack import Stack
 from ovlabel.stages import Stage
 from ovlabel.stages.csa import Csa
@@ -41,12 +41,17 @@ def made(tiny: dict[str, Any], text: TextBank | None = None, preset: str = "scli
     return build(load_config(preset, overrides), text=text or bank())
 
 
+def with_stages(segmenter: Segmenter, *stages: Stage) -> Segmenter:
+    """The segmenter with other stages."""
+    return Segmenter(segmenter.encoder, segmenter.bank, Stack(stages), segmenter.config)
+
+
 def cosines(segmenter: Segmenter, size: tuple[int, int] = (70, 100)) -> np.ndarray:
     """q H W mean cosines at image size."""
     from ovlabel.ops import resize
 
     with torch.inference_mode():
-        pixels = segmenter.clip.pixels(torch.from_numpy(resize(IMAGE, (64, 91))).permute(2, 0, 1))
+        pixels = segmenter.encoder.pixels(torch.from_numpy(resize(IMAGE, (64, 91))).permute(2, 0, 1))
         return segmenter.logits([pixels], size).numpy()
 
 
@@ -133,7 +138,7 @@ def test_many_classes_need_sixteen_bits(tiny: dict[str, Any]) -> None:
 def test_the_batch_size_does_not_matter(tiny: dict[str, Any]) -> None:
     segmenter = made(tiny)
     results = []
-    for segmenter.batch_size in (1, 3, 100):
+    for segmenter.batches.size in (1, 3, 100):
         results.append(cosines(segmenter))
     assert np.abs(results[0] - results[1]).max() <= 1e-5
     assert np.abs(results[0] - results[2]).max() <= 1e-5
@@ -159,7 +164,7 @@ def test_a_large_image_is_finished_at_fewer_pixels_and_says_so(tiny: dict[str, A
 
 def test_lifting_in_bands_changes_nothing(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = made(tiny, labels__finish="working")(IMAGE)
-    monkeypatch.setattr("ovlabel.spine.finish._BAND_VALUES", 500)
+    monkeypatch.setattr("ovlabel.spine.bands.CPU_LIFTED", 500)
     bands = made(tiny, labels__finish="working")(IMAGE)
     assert np.array_equal(whole.labels, bands.labels)
     assert np.allclose(whole.confidence, bands.confidence, atol=1e-6)
@@ -169,7 +174,7 @@ def test_views_are_averaged_after_they_are_turned_back(tiny: dict[str, Any]) -> 
     whole = {"tiling__window": 0}
     plain, flipped = made(tiny, **whole), made(tiny, tiling__views=["hflip"], **whole)
     with torch.inference_mode():
-        pixels = plain.clip.pixels(torch.from_numpy(IMAGE[:64, :96]).permute(2, 0, 1))
+        pixels = plain.encoder.pixels(torch.from_numpy(IMAGE[:64, :96]).permute(2, 0, 1))
         straight = plain.logits([pixels], (64, 96))
         mirrored = plain.logits([pixels.flip(-1)], (64, 96)).flip(-1)
         assert torch.allclose(flipped.logits([pixels], (64, 96)), mirrored, atol=1e-6)
@@ -187,7 +192,7 @@ def test_windows_are_flipped_where_they_lie(tiny: dict[str, Any]) -> None:
     for stitch in ("similarity", "features"):
         flipped = made(tiny, tiling__views=["hflip"], tiling__stitch=stitch, **keys)
         with torch.inference_mode():
-            pixels = flipped.clip.pixels(torch.from_numpy(IMAGE[:64, :90]).permute(2, 0, 1))
+            pixels = flipped.encoder.pixels(torch.from_numpy(IMAGE[:64, :90]).permute(2, 0, 1))
             left = flipped.logits([pixels], (64, 90))
             changed = pixels.clone()
             changed[:, :, 66:] = 0  # seen by the last window alone, which begins at 50
@@ -201,7 +206,7 @@ def test_views_may_vote(tiny: dict[str, Any]) -> None:
     keys = {"tiling__views": ["identity", "hflip", "vflip"], "tiling__window": 0, "text__logit_scale": 20.0}
     voting, averaging = made(tiny, tiling__combine="vote", **keys), made(tiny, **keys)
     with torch.inference_mode():
-        pixels = voting.clip.pixels(torch.from_numpy(IMAGE[:64, :96]).permute(2, 0, 1))
+        pixels = voting.encoder.pixels(torch.from_numpy(IMAGE[:64, :96]).permute(2, 0, 1))
         each = [made(tiny, **{**keys, "tiling__views": [v]}).logits([pixels], (64, 96)) for v in keys["tiling__views"]]
         mean, voted = averaging.logits([pixels], (64, 96)), voting.logits([pixels], (64, 96))
     best = torch.stack([maps.argmax(0) for maps in each])
@@ -222,7 +227,8 @@ def test_scales_are_short_sides_of_the_photograph_and_averaged(tiny: dict[str, A
     both = made(tiny, tiling__scales=[1.0, 1.5], text__logit_scale=1.0)
     with torch.inference_mode():
         pyramid = [
-            both.clip.pixels(torch.from_numpy(resize(IMAGE, size)).permute(2, 0, 1)) for size in ((64, 91), (96, 136))
+            both.encoder.pixels(torch.from_numpy(resize(IMAGE, size)).permute(2, 0, 1))
+            for size in ((64, 91), (96, 136))
         ]
         one, two = (both.logits([pixels], (70, 100)) for pixels in pyramid)
         mean = both.logits(pyramid, (70, 100))
@@ -236,7 +242,7 @@ def test_scales_are_short_sides_of_the_photograph_and_averaged(tiny: dict[str, A
 def test_stitching_features_equals_stitching_similarity_where_one_window_sees_all(tiny: dict[str, Any]) -> None:
     keys = {"tiling__window": 0, "tiling__enlarge": "two-step", "tiling__pad": "none"}
     with torch.inference_mode():
-        pixels = made(tiny).clip.pixels(torch.from_numpy(IMAGE[:64, :96]).permute(2, 0, 1))
+        pixels = made(tiny).encoder.pixels(torch.from_numpy(IMAGE[:64, :96]).permute(2, 0, 1))
         similarity = made(tiny, **keys).logits([pixels], (64, 96))
         features = made(tiny, **keys, tiling__stitch="features").logits([pixels], (64, 96))
     assert torch.allclose(similarity, features, atol=1e-5)
@@ -244,21 +250,22 @@ def test_stitching_features_equals_stitching_similarity_where_one_window_sees_al
 
 def test_stitching_features_averages_unit_features_on_the_grid(tiny: dict[str, Any]) -> None:
     segmenter = made(tiny, tiling__stitch="features", tiling__pad="none")
+    queries = segmenter.queries
     with torch.inference_mode():
-        pixels = segmenter.clip.pixels(torch.from_numpy(IMAGE[:64, :80]).permute(2, 0, 1))
+        pixels = segmenter.encoder.pixels(torch.from_numpy(IMAGE[:64, :80]).permute(2, 0, 1))
         boxes = [(0, 0), (0, 32), (16, 0), (16, 32)]
         total, count = torch.zeros(32, 4, 5), torch.zeros(4, 5)
         for top, left in boxes:
             window = pixels[None, :, top : top + 48, left : left + 48]
-            trace = segmenter.clip.trace(window)
-            context = WindowContext(window, segmenter.text, segmenter.class_of, 40.0, trace, ())
+            trace = segmenter.encoder.trace(window)
+            context = WindowContext(window, queries.vectors, queries.class_of, 40.0, trace, ())
             scores = segmenter.stack.edit("scores", None, context)
-            tokens = segmenter.clip.project(segmenter.clip.readout(trace, scores.softmax(-1).sum(0)))[0, 1:]
+            tokens = segmenter.encoder.project(segmenter.encoder.readout(trace, scores.softmax(-1).sum(0)))[0, 1:]
             unit = torch.nn.functional.normalize(tokens, dim=1).T.reshape(32, 3, 3)
             total[:, top // 16 : top // 16 + 3, left // 16 : left // 16 + 3] += unit
             count[top // 16 : top // 16 + 3, left // 16 : left // 16 + 3] += 1
         mean = torch.nn.functional.normalize(total / count, dim=0)
-        expected = torch.einsum("qe,ehw->qhw", segmenter.text, mean)
+        expected = torch.einsum("qe,ehw->qhw", queries.vectors, mean)
         expected = torch.nn.functional.interpolate(expected[None], size=(64, 80), mode="bilinear")[0]
         assert torch.allclose(segmenter.logits([pixels], (64, 80)), expected, atol=1e-5)
 
@@ -305,7 +312,7 @@ def test_the_kept_maps_are_found_band_by_band(step: int, working: tuple[int, int
     probabilities = torch.rand(6, 20, 30, generator=torch.Generator().manual_seed(0))
     lifted = enlarge(probabilities[None], working)[0]
     for keep, wanted in (("top4", lifted.topk(4, dim=0).values), ("full", lifted)):
-        kept = Kept(keep, (6, 20, 30), working, torch.device("cpu"))
+        kept = kept_maps(keep, (6, 20, 30), working, torch.device("cpu"))
         for top in range(0, 20, step):
             kept.put(top, probabilities[:, top : top + step])
         classes, values = kept.maps()
@@ -342,10 +349,9 @@ class Spy(Stage):
 
 
 def one_part(tiny: dict[str, Any], stages: tuple[Any, ...]) -> tuple[Segmenter, Any]:
-    segmenter = made(tiny)
-    segmenter.stack = Stack(stages)
+    segmenter = with_stages(made(tiny), *stages)
     with torch.inference_mode():
-        pixels = segmenter.clip.pixels(torch.from_numpy(IMAGE[:48, :48]).permute(2, 0, 1))
+        pixels = segmenter.encoder.pixels(torch.from_numpy(IMAGE[:48, :48]).permute(2, 0, 1))
         from ovlabel.types import Box
 
         return segmenter, next(segmenter.features(pixels, (Box(0, 0, 48, 48),)))
@@ -358,7 +364,7 @@ def test_a_preview_goes_through_the_later_stages_to_similarity(tiny: dict[str, A
 
     Previews.seen = []
     segmenter, part = one_part(tiny, (Kk(), Previews(), Neighbours(2.0)))
-    final = torch.einsum("qe,behw->bqhw", segmenter.text, torch.nn.functional.normalize(part.maps, dim=1))
+    final = torch.einsum("qe,behw->bqhw", segmenter.queries.vectors, torch.nn.functional.normalize(part.maps, dim=1))
     assert torch.allclose(Previews.seen[0], final, atol=1e-6)
     assert Previews.seen[0].shape == (1, 7, 3, 3)
 
@@ -397,7 +403,7 @@ def test_every_level_is_edited(tiny: dict[str, Any], level: str, stitch: str) ->
     stage = type("Roll", (Stage,), {level: roll})()
     segmenter = made(tiny, tiling__stitch=stitch)
     before = segmenter(IMAGE).labels
-    segmenter.stack = Stack((Csa(), stage))
+    segmenter = with_stages(segmenter, Csa(), stage)
     assert not np.array_equal(segmenter(IMAGE).labels, before)
     ranks = {"labels": 2, "logits": 3, "probabilities": 3}
     assert {len(shape) for shape in shapes} == {ranks.get(level, 4)}
@@ -415,8 +421,7 @@ def test_after_stitching_features_a_stage_that_asks_for_layers_is_told(tiny: dic
             assert context.pixels.shape[-2:] == tuple(16 * side for side in value.shape[-2:])
             return value + context.trace.attention(1).mean()
 
-    segmenter = made(tiny, tiling__stitch="features")
-    segmenter.stack = Stack((Csa(), Layers()))
+    segmenter = with_stages(made(tiny, tiling__stitch="features"), Csa(), Layers())
     with pytest.raises(StackError, match="stitch"):
         segmenter(IMAGE)
 
@@ -430,7 +435,7 @@ def test_context_pixels_are_what_the_encoder_saw(tiny: dict[str, Any]) -> None:
             return value
 
     segmenter = made(tiny, tiling__window=40, tiling__stride=40, tiling__pad="center")
-    segmenter.stack = Stack((Csa(), Look()))
+    segmenter = with_stages(segmenter, Csa(), Look())
     segmenter(IMAGE)
     assert {tuple(pixels) for pixels, _, _ in seen} == {(48, 48)}
     assert {tuple(grid) for _, grid, _ in seen} == {(3, 3)}
@@ -451,7 +456,7 @@ def test_a_window_stage_needs_window_pixels(tiny: dict[str, Any], write_model: C
 
     segmenter = made(tiny, tiling__window=0)
     with pytest.raises(StackError, match="two-step"):
-        Segmenter(segmenter.clip, segmenter.bank, Stack((Window(),)), segmenter.config)
+        Segmenter(segmenter.encoder, segmenter.bank, Stack((Window(),)), segmenter.config)
 
 
 def test_begun_annotations_are_the_same(tiny: dict[str, Any]) -> None:
@@ -470,7 +475,7 @@ def test_a_trace_is_gone_with_its_last_name(tiny: dict[str, Any]) -> None:
     """Nothing in it points back to it: on a GPU, waiting for the garbage collector would be waiting for memory."""
     segmenter = made(tiny)
     with torch.inference_mode():
-        trace = segmenter.clip.trace(torch.zeros(1, 3, 64, 64))
+        trace = segmenter.encoder.trace(torch.zeros(1, 3, 64, 64))
         trace.attention(1), trace.image()
         edited = trace.edited(trace.tokens(3) + 1)
         gone = [weakref.ref(trace), weakref.ref(edited)]
@@ -488,8 +493,7 @@ def test_the_fast_way_gives_what_the_literal_one_gives(preset: str, tiny: dict[s
     keys = {key: value for key, value in tiny.items() if preset != "itaclip" or not key.startswith("tiling.stride")}
     segmenter = build(load_config(preset, {**keys, "labels.finish": "image"}), text=bank())
     fast = segmenter(IMAGE)
-    segmenter.literal = True
-    literal = segmenter(IMAGE)
+    literal = Segmenter(segmenter.encoder, bank(), segmenter.stack, segmenter.config, literal=True)(IMAGE)
     np.testing.assert_allclose(fast.probabilities, literal.probabilities, atol=2e-5)
     assert (fast.labels == literal.labels).mean() > 0.999
 
@@ -499,7 +503,7 @@ def test_bands_do_not_show(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
         keys = {"store__probabilities": keep, "tiling__scales": [1.0, 1.5], "labels__finish": "image"}
         whole = made(tiny, **keys).annotation(IMAGE)
         with monkeypatch.context() as patch:
-            patch.setattr(Segmenter, "_band_values", 7 * 3 * 100)  # three rows
+            patch.setattr("ovlabel.spine.bands.CPU_VALUES", 7 * 3 * 100)  # three rows
             banded = made(tiny, **keys).annotation(IMAGE)
         np.testing.assert_array_equal(banded.labels, whole.labels)
         assert np.abs(banded.confidence.astype(int) - whole.confidence).max() <= 1

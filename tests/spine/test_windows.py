@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovlabel.ops import enlarge, lift_rows, resize
-from ovlabel.spine.windows import Canvas, GridCanvas, Mosaic, Sheet, cut, enlarge_window, tile, working_size
+from ovlabel.spine.cosine_maps import CosineMaps, Mosaic
+from ovlabel.spine.stitching import Canvas, GridCanvas
+from ovlabel.spine.windows import cut, enlarge_window, tile, working_size
 from ovlabel.types import Box
 
 sides = st.integers(1, 48)
@@ -141,7 +143,7 @@ def test_a_mosaic_is_the_canvas_of_its_enlarged_windows(
         assert torch.allclose(mosaic.at(target), lifted, atol=1e-12)
         middle = target[0] // 2
         assert torch.allclose(mosaic.rows(target)(0, middle), lifted[:, :middle], atol=1e-12)
-        assert torch.allclose(Sheet(expected).rows(target)(middle, target[0]), lifted[:, middle:], atol=1e-6)
+        assert torch.allclose(CosineMaps(expected).rows(target)(middle, target[0]), lifted[:, middle:], atol=1e-6)
 
 
 def test_a_mosaic_with_a_hole_is_a_defect() -> None:
