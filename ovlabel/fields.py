@@ -1,172 +1,206 @@
-"""Declared fields: what a setting holds, between which bounds, and what it means, in one place.
+"""How a setting is declared, and the one reader that checks values against the declarations.
 
-A field of a section of the settings or of a stage is declared as
+A setting is a field of a frozen dataclass. Its type, its bounds and a sentence about it stand in one place::
 
-    sigma: Annotated[float, Gt(0), Le(10_000), Doc("width of the Gaussian, in patches")] = 5.0
+    sigma: Annotated[float, Gt(0), Le(10_000), Doc("Width of the Gaussian, in patches.")] = 5.0
 
-`declared` reads the declarations of a class; `read_field` turns a value from a file or from `--set` into one of the
-declared type; `check` holds an instance against its bounds. Help, tables and error messages come from the same words.
+Bounds are those of the library `annotated_types` (`Gt`, `Ge`, `Lt`, `Le`, `Len`); choices are a `Literal`. The sections
+of a config (`ovlabel.settings.keys`) and the stages (`ovlabel.stages`) are declared in this way. Error messages, the
+command `ovlabel stages` and the tables of the manual are made from the declarations. Standard library only, apart from
+`annotated_types`: a rerun that has nothing to do never imports torch.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from types import MappingProxyType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from annotated_doc import Doc
-from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
+from annotated_types import Ge, Gt, Le, Len, Lt
 
 from ovlabel.errors import ConfigError, ordinary, short, shown, unknown
 
-LIST = 64  # values in a list, at the most
-_TEXT = 4096  # letters of a text, at the most
+LIST = 64  # the most values in a list
+_LETTERS = 4096  # the most letters in a string
 _ODD_LINE, _ODD_LINES = re.compile(r"[\x00-\x1f\x7f]"), re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_NAMES = {bool: "a bool", int: "an integer", float: "a number", str: "a string"}
+
+_Bound = Gt | Ge | Lt | Le
+_T = TypeVar("_T", bound="Declared")
+_SECTION_TAKES = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
+_TABLE_TAKES = {int: "integer", float: "number", str: "string", bool: "true or false"}
 
 
 class Raw(str):
-    """A value as typed behind `--set key=`; the declared type decides how it is read."""
+    """A value as typed behind `--set key=`. The type of the key decides how it is read."""
 
 
 @dataclass(frozen=True)
-class Form:
-    """What a text must look like.
+class Doc:
+    """The sentence about a field, as `ovlabel stages` and the manual print it."""
 
-    Attributes:
-        pattern: a regular expression that the whole text matches.
-        words: the same in words.
-    """
-
-    pattern: str
-    words: str
+    text: str
 
 
 @dataclass(frozen=True)
-class Long:
-    """A text that may have so many letters, on several lines."""
+class Lines:
+    """Marks a string that may be written on several lines, and is up to `letters` long."""
 
     letters: int
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What one value is: its type, the choices of a `Literal`, and its bounds."""
+
+    type: type
+    choices: tuple[str, ...] = ()
+    bounds: tuple[_Bound, ...] = ()
+    lines: Lines | None = None
+
+    def within(self, value: Any) -> bool:
+        """Whether a value has the type, is one of the choices and lies within the bounds. NaN never does."""
+        if self.choices:
+            return value in self.choices
+        return _fits(self.type, value) and all(_keeps(bound, value) for bound in self.bounds)
+
+    def span(self) -> str:
+        """The bounds in short, for tables: "0 to 1" or "above 0, at most 64"; "" without bounds."""
+        match self.bounds:
+            case (Ge(ge=least), Le(le=most)):
+                return f"{least} to {most}"
+            case bounds:
+                return ", ".join(_said(bound) for bound in bounds)
+
+    def range(self) -> str:
+        """The bounds in words, for messages: "between 0 and 1", "positive and finite, at most 64"; "" if none."""
+        if self.type is not float:
+            return " and ".join(map(_said, self.bounds))
+        match self.bounds:
+            case (Ge(ge=least), Le(le=most)):
+                text = f"between {least} and {most}"
+            case (Gt(gt=0), upper):
+                text = _said(upper)
+            case bounds:
+                text = " and ".join(map(_said, bounds))
+        return f"positive and finite, {text}" if _above_zero(self.bounds) else text
+
+
+@dataclass(frozen=True)
 class Field:
-    """A declared field.
+    """One declared field: its name, what it takes, its default, and the sentence about it.
 
     Attributes:
-        name: of the field.
-        kind: bool, int, float or str; of a list, that of its values.
-        many: whether it is a list.
-        choices: the values that it may have; () for any.
-        default: its value where none is given.
-        doc: what it means, a sentence.
-        bounds: of its value; of a list, of each of its values.
-        lengths: of a list.
+        name: as in the class and in config files.
+        kind: what a value is; of a list, what each of its values is.
+        default: the value where none is given.
+        doc: the sentence about the field, "" without one.
+        length: the least and the greatest number of values where the field is a list, else None.
     """
 
     name: str
-    kind: type
-    many: bool
-    choices: tuple[str, ...]
+    kind: Kind
     default: Any
     doc: str
-    bounds: tuple[Any, ...]
-    lengths: tuple[Any, ...]
+    length: tuple[int, int] | None = None
 
     @property
     def takes(self) -> str:
-        """What the field takes, in words: "a number, positive and at most 10000"."""
-        if self.choices:
-            what = " or ".join(self.choices) if len(self.choices) < 3 else ", ".join(self.choices)
-            return f"a list of {what}" if self.many else what
-        kind = {int: "integers", float: "numbers", str: "strings"}.get(self.kind, "") if self.many else ""
-        words = [f"a list of {kind}" if self.many else _NAMES[self.kind], _in_words(self.bounds)]
-        return ", ".join(word for word in (*words, _in_words(self.lengths, self.kind)) if word)
+        """What the field takes, for tables: "integer, 1 to 1000", "number, above 0, at most 64", or the choices."""
+        one = ", ".join(f"`{choice}`" for choice in self.kind.choices) or _TABLE_TAKES[self.kind.type]
+        text = ", ".join(filter(None, (one, self.kind.span())))
+        if self.length is None:
+            return text
+        return f"list of {self.length[0]} to {self.length[1]}: {text}"
+
+    def needs(self) -> str:
+        """What a value must be, for messages, after "it must be"."""
+        if self.length is None:
+            return self.kind.range()
+        one = "number" if self.kind.type in (int, float) else "value"
+        least, most = self.length
+        text = f"one {one} or more" if least == 1 else f"{least} or more {one}s"
+        return ", each ".join(filter(None, (f"{text}, at most {most}", self.kind.range())))
 
 
-def declared(cls: type[Any]) -> Mapping[str, Field]:
-    """The declared fields of a dataclass, by name, in order.
+@dataclass(frozen=True)
+class Declared:
+    """Base of the classes whose fields are declared: a section of the config, or a stage.
 
-    Example:
-        >>> from ovlabel.settings.keys import TilingConfig
-        >>> declared(TilingConfig)["short_side"].takes
-        'an integer, at least 1 and at most 16384'
+    A value outside of its bounds is refused wherever the object is made, with a `ConfigError` that names the key.
     """
-    if cls not in _declarations:
-        hints = get_type_hints(cls, include_extras=True)
-        found = {field.name: _declared(field.name, hints[field.name], field.default) for field in fields(cls)}
-        _declarations[cls] = MappingProxyType(found)
-    return _declarations[cls]
+
+    @classmethod
+    def prefix(cls) -> str:
+        """The part of the keys before the dot, as "tiling" in "tiling.window"."""
+        return cls.__name__.removesuffix("Config").lower()
+
+    def __post_init__(self) -> None:
+        for field in declared(type(self)):
+            _check(f"{self.prefix()}.{field.name}", field, self.__dict__[field.name])
+        self.check()
+
+    def check(self) -> None:
+        """Refuse values that have no meaning together. Raises ConfigError. The base accepts everything."""
 
 
-_declarations: dict[type[Any], Mapping[str, Field]] = {}
+def declared(cls: type[Declared]) -> tuple[Field, ...]:
+    """The declared fields of a class, in order."""
+    key: Any = cls  # mypy takes a class with its own __hash__ for one that can't be hashed
+    return _declared(key)
 
 
-def _declared(name: str, hint: Any, default: Any) -> Field:
-    hint, said = _bare(hint)
-    many = get_origin(hint) is tuple
-    inner, bounds = _bare(get_args(hint)[0]) if many else (hint, said)
-    choices = get_args(inner) if get_origin(inner) is Literal else ()
-    doc = " ".join(part.documentation for part in said if isinstance(part, Doc))
-    bounds = tuple(part for part in bounds if not isinstance(part, Doc))
-    lengths = tuple(part for part in said if not isinstance(part, Doc)) if many else ()
-    return Field(name, str if choices else inner, many, choices, default, doc, bounds, lengths)
+@cache
+def _declared(cls: Any) -> tuple[Field, ...]:
+    """The same, read off the type hints once for each class."""
+    hints = get_type_hints(cls, include_extras=True)
+    return tuple(_field(field.name, hints[field.name], field.default) for field in dataclasses.fields(cls))
 
 
-def _bare(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """A type without what is annotated, and what is."""
-    return (get_args(hint)[0], get_args(hint)[1:]) if get_origin(hint) is Annotated else (hint, ())
-
-
-def read_field(key: str, field: Field, value: Any, *, strict: bool = False) -> Any:
-    """A value in the declared type.
+def read(cls: type[_T], values: Mapping[str, Any], *, strict: bool = False) -> _T:
+    """An instance of a declared class from values as they come from TOML, JSON, Python or `--set`.
 
     Args:
-        key: of the setting, for messages: "tiling.window".
-        field: the declaration.
-        value: from a TOML or JSON file, from Python, or a `Raw` from `--set`.
-        strict: a list must be written as one; otherwise a single value is a list of one.
+        cls: the class.
+        values: by field name; a missing field keeps its default.
+        strict: as stages are read: a list must be written as one, and messages show the default as an example.
+            Otherwise one value stands for a list of one.
 
     Raises:
-        ConfigError: a value of another type; says what the key takes.
+        ConfigError: an unknown name, a value of another type, or one out of bounds; one line that names the key.
     """
-    if not field.many:
-        return _read_one(key, field, value, strict=strict)
-    value = loose(value)
-    if not isinstance(value, list | tuple):
-        if strict:
-            raise ConfigError(f"{key} takes a list of whole numbers such as [8, 16], not {shown(value)}")
-        value = [value]
-    if len(value) > LIST:
-        raise ConfigError(f"{key} has {len(value)} values; the most is {LIST}")
-    if strict and not all(type(part) is field.kind for part in value):
-        raise ConfigError(f"{key} takes a list of whole numbers such as [8, 16], not {shown(list(value))}")
-    return tuple(_read_one(key, field, part) for part in value)
+    fields = {field.name: field for field in declared(cls)}
+    read_values = {}
+    for name, value in values.items():
+        if name not in fields:
+            raise ConfigError(unknown(f"key of stage '{cls.prefix()}'", short(name), fields))
+        read_values[name] = _typed(f"{cls.prefix()}.{name}", fields[name], value, strict)
+    return cls(**read_values)
 
 
-def _read_one(key: str, field: Field, value: Any, *, strict: bool = False) -> Any:
-    if field.choices and not strict:
-        if str(value) not in field.choices:
-            raise ConfigError(f"{key} = {short(value)}: {unknown('value', short(value), field.choices)}")
-        return str(value)
-    if field.kind is not str:
-        value = loose(value)
-    fits = type(value) is field.kind or (field.kind is float and type(value) is int)
-    if field.kind is str:
-        fits = isinstance(value, str)
-    if not fits or (isinstance(value, int) and not ordinary(value)):
-        wanted = f"a {field.kind.__name__} such as {field.default!r}" if strict else _NAMES[field.kind]
-        raise ConfigError(f"{key} takes {wanted}, not {shown(value)}")
-    if isinstance(value, str):
-        check_text(key, value, next((part.letters for part in field.bounds if isinstance(part, Long)), 0))
-    return field.kind(value)
+def check_string(key: str, value: str, lines: Lines | None = None) -> None:
+    """Refuse a string that is too long or holds a control character. Raises ConfigError.
+
+    Args:
+        key: as the message names it.
+        value: the string.
+        lines: given where the string may be long and on several lines; else it is one line of 4096 letters at most.
+    """
+    most, odd = (lines.letters, _ODD_LINES) if lines else (_LETTERS, _ODD_LINE)
+    if len(value) > most:
+        raise ConfigError(f"{short(key)} has {len(value)} letters; the most is {most}")
+    if odd.search(value):
+        raise ConfigError(f"{short(key)} = {shown(value)} holds a control character")
 
 
 def loose(value: Any) -> Any:
-    """A `Raw` value as the TOML it reads as, else as the string; lists become tuples, tables stay as they are."""
+    """A value as typed, read as TOML where it is TOML and as a string where it is not; lists become tuples.
+
+    A list that holds tables stays a list.
+    """
     if isinstance(value, Raw):
         try:
             value = tomllib.loads(f"v = {value}")["v"]
@@ -177,91 +211,126 @@ def loose(value: Any) -> Any:
     return value
 
 
-def check_text(key: str, value: str, letters: int = 0) -> None:
-    """Raise ConfigError for a text that is too long, or holds control characters.
-
-    Args:
-        key: of the setting, for messages.
-        value: the text.
-        letters: how many it may have, on several lines; 0 for 4,096 on one line.
-    """
-    most, odd = (letters, _ODD_LINES) if letters else (_TEXT, _ODD_LINE)
-    if len(value) > most:
-        raise ConfigError(f"{short(key)} has {len(value)} letters; the most is {most}")
-    if odd.search(value):
-        raise ConfigError(f"{short(key)} = {shown(value)} holds a control character")
+# ------------------------------------------------------------------ from a type hint to a field
 
 
-def check(instance: Any, prefix: str) -> None:
-    """Hold the values of an instance against their declarations.
-
-    Args:
-        instance: of a class with declared fields.
-        prefix: in front of the fields' names in messages: "tiling", "neighbours".
-
-    Raises:
-        ConfigError: a value out of bounds; names the key, the value and what it must be.
-    """
-    for name, field in declared(instance.__class__).items():
-        value = getattr(instance, name)
-        values = value if field.many else (value,)
-        for part in values:
-            if field.choices and part not in field.choices:
-                raise ConfigError(unknown(f"{prefix}.{name}", short(part), field.choices))
-        if not all(_within(part, bound) for part in values for bound in field.bounds):
-            raise ConfigError(f"{prefix}.{name} = {short(value)}: it must be {_in_words(field.bounds)}")
-        if not all(_within(value, bound) for bound in field.lengths):
-            raise ConfigError(f"{prefix}.{name} = {short(value)}: it must be {_in_words(field.lengths, field.kind)}")
+def _field(name: str, hint: Any, default: Any) -> Field:
+    """The field of one type hint."""
+    hint, marks = _unwrapped(hint)
+    doc = next((mark.text for mark in marks if isinstance(mark, Doc)), "")
+    if get_origin(hint) is not tuple:
+        return Field(name, _kind(hint, marks), default, doc)
+    span = next((mark for mark in marks if isinstance(mark, Len)), Len(0))
+    inner, inner_marks = _unwrapped(get_args(hint)[0])
+    return Field(name, _kind(inner, inner_marks), default, doc, (span.min_length, span.max_length or LIST))
 
 
-def _within(value: Any, bound: Any) -> bool:
+def _unwrapped(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A hint without `Annotated`, and what was in it."""
+    return (hint.__origin__, hint.__metadata__) if get_origin(hint) is Annotated else (hint, ())
+
+
+def _kind(hint: Any, marks: tuple[Any, ...]) -> Kind:
+    """What a value of a plain hint is."""
+    if get_origin(hint) is Literal:
+        return Kind(str, get_args(hint))
+    lines = next((mark for mark in marks if isinstance(mark, Lines)), None)
+    return Kind(hint, (), tuple(mark for mark in marks if isinstance(mark, Gt | Ge | Lt | Le)), lines)
+
+
+# ------------------------------------------------------------------ from a raw value to one of the field's type
+
+
+def _typed(key: str, field: Field, value: Any, strict: bool) -> Any:
+    """The value in the field's type, or a ConfigError that says what the key takes."""
+    if field.length is None:
+        return _one(key, field, value, strict)
+    value = loose(value)
+    if strict and not (isinstance(value, list | tuple) and all(type(part) is field.kind.type for part in value)):
+        what = "whole numbers such as [8, 16]" if field.kind.type is int else "values"
+        raise ConfigError(f"{key} takes a list of {what}, not {shown(value)}")
+    parts = value if isinstance(value, list | tuple) else [value]
+    if len(parts) > LIST:
+        raise ConfigError(f"{key} has {len(parts)} values; the most is {LIST}")
+    return tuple(_one(key, field, part, strict) for part in parts)
+
+
+def _one(key: str, field: Field, value: Any, strict: bool) -> Any:
+    """One value in the kind's type."""
+    kind = field.kind
+    if kind.choices:
+        if not isinstance(value, str) or str(value) not in kind.choices:
+            raise ConfigError(f"{key} = {short(value)}: {unknown('value', short(value), kind.choices)}")
+        return str(value)
+    if kind.type is not str:
+        value = loose(value)
+    if not _fits(kind.type, value):
+        raise ConfigError(f"{key} takes {_expected(field, strict)}, not {shown(value)}")
+    if kind.type is str:
+        check_string(key, value, kind.lines)
+    return kind.type(value)
+
+
+def _fits(kind: type, value: Any) -> bool:
+    """Whether a value is of a type; a whole number is a number, true and false are neither."""
+    if kind in (bool, str):
+        return isinstance(value, kind)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return ordinary(value) if isinstance(value, int) else kind is float
+
+
+def _expected(field: Field, strict: bool) -> str:
+    """What a field takes, for a value of another type."""
+    if not strict or field.length is not None:
+        return _SECTION_TAKES[field.kind.type]
+    article = "an" if field.kind.type is int else "a"
+    return f"{article} {field.kind.type.__name__} such as {field.default!r}"
+
+
+# ------------------------------------------------------------------ bounds
+
+
+def _check(key: str, field: Field, value: Any) -> None:
+    """Raise ConfigError where a value is not one of the choices or out of bounds."""
+    parts = value if field.length else (value,)
+    if not isinstance(parts, list | tuple):
+        raise ConfigError(f"{key} = {short(value)}: it must be a list")
+    long_enough = not field.length or field.length[0] <= len(parts) <= field.length[1]
+    bad = next((part for part in parts if not field.kind.within(part)), None)
+    if bad is None and long_enough:
+        return
+    if bad is not None and field.kind.choices:
+        raise ConfigError(unknown(key, short(bad), field.kind.choices))
+    raise ConfigError(f"{key} = {short(value)}: it must be {field.needs()}")
+
+
+def _keeps(bound: _Bound, value: Any) -> bool:
+    """Whether a value lies within one bound."""
     match bound:
-        case Gt(gt=least):
-            return bool(value > least)
-        case Ge(ge=least):
-            return bool(value >= least)
-        case Lt(lt=most):
-            return bool(value < most)
-        case Le(le=most):
-            return bool(value <= most)
-        case MinLen(min_length=least):
-            return len(value) >= least
-        case MaxLen(max_length=most):
-            return len(value) <= most
-        case Form(pattern=pattern):
-            return re.fullmatch(pattern, value) is not None
-    return True
+        case Gt(gt=limit):
+            return bool(value > limit)
+        case Ge(ge=limit):
+            return bool(value >= limit)
+        case Lt(lt=limit):
+            return bool(value < limit)
+        case Le(le=limit):
+            return bool(value <= limit)
 
 
-def _in_words(bounds: tuple[Any, ...], kind: type = str) -> str:
-    """The bounds of a value, or of the length of a list of this kind, in words."""
-    low = next((b for b in bounds if isinstance(b, Gt | Ge)), None)
-    high = next((b for b in bounds if isinstance(b, Lt | Le)), None)
-    if isinstance(low, Ge) and isinstance(high, Le):
-        if low.ge in (0, -1) and high.le in (1, 2):
-            return f"between {low.ge:g} and {high.le:g}"
-        if isinstance(low.ge, float) and low.ge > 0:
-            return f"positive and finite, between {low.ge:g} and {high.le:g}"
-    words = []
-    match low:
-        case Gt(gt=0):
-            words.append("positive")
-        case Gt(gt=least):
-            words.append(f"above {least}")
-        case Ge(ge=least):
-            words.append(f"at least {least}")
-    match high:
-        case Lt(lt=most):
-            words.append(f"below {most}")
-        case Le(le=most):
-            words.append(f"at most {most}")
-    noun = "value" if kind is str else "number"
-    for bound in bounds:
-        match bound:
-            case MinLen(min_length=least):
-                words.append(f"{'one' if least == 1 else least} {noun} or more")
-            case MaxLen(max_length=most):
-                words.append(f"{most} {noun}s at the most")
-            case Form(words=form):
-                words.append(form)
-    return " and ".join(words)
+def _said(bound: _Bound) -> str:
+    """One bound in words."""
+    match bound:
+        case Gt(gt=limit):
+            return f"above {limit}"
+        case Ge(ge=limit):
+            return f"at least {limit}"
+        case Lt(lt=limit):
+            return f"below {limit}"
+        case Le(le=limit):
+            return f"at most {limit}"
+
+
+def _above_zero(bounds: tuple[_Bound, ...]) -> bool:
+    """Whether the bounds leave positive numbers only."""
+    return any((isinstance(b, Gt) and b.gt == 0) or (isinstance(b, Ge) and b.ge > 0) for b in bounds)  # type: ignore[operator]

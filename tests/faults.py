@@ -47,7 +47,7 @@ POINTS = (
     "ovlabel.store.write.StoreWriter._hold",
     "ovlabel.store.write.StoreWriter._adopt",
     "ovlabel.store.write.write_arrays",
-    "ovlabel.store.write._put",
+    "ovlabel.store.arrays._put",
     "ovlabel.store.write.StoreWriter._remember",
     "ovlabel.store.write.pack",
     "ovlabel.files.sync_tree",

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from ovlabel.errors import StackError, TruthError, printable
 from ovlabel.evaluation import metrics
-from ovlabel.evaluation.scores import Boundaries, ClassMap, Scores
+from ovlabel.evaluation.boundary import boundary_counts, boundary_f1_by_class
+from ovlabel.evaluation.class_map import ClassMap
+from ovlabel.evaluation.scores import Boundaries, Scores
 from ovlabel.evaluation.truth import IGNORED, Truth
 from ovlabel.model.wrapper import EncoderWrapper
 from ovlabel.pictures.read import decode, read_file
@@ -159,13 +161,13 @@ class _Tally:
     def __init__(self, classes: int) -> None:
         self.classes, self.seconds = classes, 0.0
         self.confusions: list[metrics.Counts] = []
-        self.f1: list[metrics.Shares] = []
+        self.f1: list[metrics.Fractions] = []
         self.bands = np.zeros((2, classes), np.int64)
 
-    def add(self, true: metrics.Map, found: metrics.Map) -> None:
+    def add(self, true: metrics.Indices, found: metrics.Indices) -> None:
         self.confusions.append(metrics.confusion(true, found, self.classes, IGNORED))
-        self.f1.append(metrics.boundary_f1_by_class(true, found, self.classes, ignored=IGNORED))
-        self.bands += metrics.boundary_counts(true, found, self.classes, IGNORED)
+        self.f1.append(boundary_f1_by_class(true, found, self.classes, ignored=IGNORED))
+        self.bands += boundary_counts(true, found, self.classes, IGNORED)
 
     def scores(self, truth: Truth, keys: tuple[str, ...]) -> Scores:
         tallies = [metrics.areas(counts) for counts in self.confusions]

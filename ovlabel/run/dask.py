@@ -27,10 +27,11 @@ from ovlabel.run.identity import RunIdentity
 from ovlabel.run.local import Annotator, Maker, OnImage, annotate_items, commit, report_of
 from ovlabel.run.options import RunOptions
 from ovlabel.run.reading import VANISHED, Entry, Records, read_known
+from ovlabel.store.arrays import write_arrays
 from ovlabel.store.layout import new_name
 from ovlabel.store.lock import Shard
 from ovlabel.store.record import Record, now
-from ovlabel.store.write import StoreWriter, write_arrays
+from ovlabel.store.write import StoreWriter
 from ovlabel.types import ChunkReport, ImageItem
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("ovlabel")
 
 RESOURCE = "ovlabel"  # one task at a time on a worker that declares one of it
-_IN_FLIGHT = 2  # tasks a worker: one in work, one waiting
-_TASKS = 4  # a worker's share of the run is cut into so many tasks at least, so that none waits long for the last
+_IN_FLIGHT = 2  # tasks of a worker at a time: one that runs, and one that is queued
+_TASKS = 4  # the least number of tasks for each worker, so that all workers finish at about the same time
 _CONNECT_SECONDS = 20
 
 
@@ -114,7 +115,7 @@ def annotate_chunk(task: Task) -> Receipt:
 
 
 def _built(task: Task) -> Annotator:
-    """The worker's segmenter: on a GPU of its own where there are several."""
+    """Build the worker's segmenter; if the machine has several GPUs, each worker takes its own."""
     import torch
 
     identity, config = task.identity, task.identity.config
@@ -127,7 +128,7 @@ def _built(task: Task) -> Annotator:
 
 
 def _number() -> int:
-    """Of the worker that this process is: they are named 0, 1, … where we started them."""
+    """The number of the worker that runs in this process; workers that ovlabel starts are named 0, 1, …"""
     from distributed import get_worker
 
     with contextlib.suppress(TypeError, ValueError):
@@ -168,7 +169,7 @@ class DaskExecutor:
                     yield from _committed(receipt, store, on_image)
 
     def _known(self, items: Sequence[ImageItem], store: StoreWriter) -> tuple[list[ImageItem], list[Entry]]:
-        """Images whose content is annotated already are found here, because the store knows contents."""
+        """Divide images into those to annotate, and entries of those whose content has been annotated already."""
         sizes = {record.size for record in store.records.values() if record.outcome == "done"}
         rest, known = list[ImageItem](), list[Entry]()
         for item in items:
@@ -206,7 +207,7 @@ def _committed(receipt: Receipt, store: StoreWriter, on_image: OnImage) -> Itera
 
 @dataclass(frozen=True)
 class _Queue:
-    """Keeps every worker busy, with no more than that in flight."""
+    """Submits chunks to the workers, at most two for each worker at a time."""
 
     client: Client
     store: StoreWriter
@@ -234,7 +235,7 @@ class _Queue:
             try:
                 yield future.result()
             except KilledWorker:
-                if len(chunk) > 1:  # one of them takes workers down: find out which
+                if len(chunk) > 1:  # one of these images ends workers: run each in a task of its own
                     waiting += [(item,) for item in chunk[::-1]]
                 else:
                     yield self._deadly(chunk[0])
@@ -245,7 +246,7 @@ class _Queue:
         return replace(self.task, items=items, failed=failed, number=self.store.next_number())
 
     def _deadly(self, item: ImageItem) -> Receipt:
-        """An image that ended the worker process, again and again, though it was alone in work."""
+        """The record, as failed, of an image that repeatedly ended the worker process, alone in its task."""
         log.warning("%s: every worker that took it died", printable(item.key))
         record = Record(
             item.key,
@@ -263,7 +264,7 @@ class _Queue:
 
 
 def _threads(workers: int) -> int:
-    """torch's threads in each of so many workers on this machine; 0 where the user says, or others decide."""
+    """torch's threads in each of `workers` workers on this machine; 0 to leave them as the environment sets them."""
     if not workers or os.environ.get("OMP_NUM_THREADS"):
         return 0
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -272,7 +273,7 @@ def _threads(workers: int) -> int:
 
 @contextlib.contextmanager
 def _client(options: RunOptions) -> Iterator[Client]:
-    """Connect, or start workers of our own; ours end with the run."""
+    """Connect to the scheduler of the options, or start workers on this machine that end with the run."""
     import dask
     from distributed import Client, LocalCluster
 
@@ -308,7 +309,7 @@ def _workers(client: Client) -> int:
 
 
 def _resources(client: Client) -> dict[str, float] | None:
-    """One of ours a task, where the workers declare them (`dask worker … --resources "ovlabel=1"`)."""
+    """What a task needs of the resources that workers declare (`dask worker … --resources "ovlabel=1"`), or None."""
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     if any(RESOURCE in worker.get("resources", {}) for worker in workers):
         return {RESOURCE: 1}

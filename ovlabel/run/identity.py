@@ -132,7 +132,7 @@ def _sha256(values: Any, *, sort_keys: bool = False) -> str:
 def _described(stage: Stage) -> dict[str, Any]:
     """A stage's name and fields; of its checkpoint, what is in it and not where it lies."""
     described: dict[str, Any] = {"use": stage.name()}
-    described |= {name: getattr(stage, name) for name in declared(stage.__class__)}
+    described |= {name: getattr(stage, name) for name in (field.name for field in declared(stage.__class__))}
     if (checkpoint := stage.prepare(offline=True)) is not None:
         described["checkpoint"] = file_sha256(checkpoint)
     return described

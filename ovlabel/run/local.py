@@ -1,4 +1,7 @@
-"""The images of a run, annotated in this process: read ahead → segment → commit behind, each at its own pace."""
+"""The images of a run, annotated in this process. The executor `dask` does the same on other processes.
+
+Three steps overlap: threads read the next images, the segmenter annotates, and a thread commits what is finished.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ log = logging.getLogger("ovlabel")
 
 _CHUNK_BYTES = 2**28  # of arrays in one commit
 _CHUNK_SECONDS = 60.0  # of work in one commit
-OnImage = Callable[[Record], None]  # is told the record of every image as soon as it is decided
+OnImage = Callable[[Record], None]  # called with the record of every image as soon as its outcome is known
 
 
 class Annotator(Protocol):
@@ -46,7 +49,7 @@ Maker = Callable[[RunIdentity, bool], tuple[Annotator, dict[str, Any]]]  # (run,
 
 
 class Executor(Protocol):
-    """Annotates images and commits what came of them: in this process, or on a Dask cluster."""
+    """Annotates images and commits the results: `LocalExecutor` in this process, `DaskExecutor` on a cluster."""
 
     def run(self, items: Sequence[ImageItem], store: StoreWriter, on_image: OnImage) -> Iterator[ChunkReport]:
         """Annotate images; what was finished is committed even if the iteration is left early.
@@ -54,7 +57,10 @@ class Executor(Protocol):
         Args:
             items: the images, in the order in which they are annotated.
             store: where to; opened for writing.
-            on_image: is told every image's record before it is committed, those of vanished files too.
+            on_image: called with every image's record before it is committed, for deleted files too.
+
+        Returns:
+            A report for each commit.
         """
 
 
@@ -77,13 +83,13 @@ def make_segmenter(run: RunIdentity, offline: bool) -> tuple[Annotator, dict[str
 def annotate_items(
     items: Iterable[ImageItem], known: Known, segmenter: Annotator, note: NoteWork | None = None
 ) -> Iterator[Entry]:
-    """An entry for each image, in the order of the items.
+    """Read and annotate images; yields an entry for each, in the order of the items.
 
     Args:
         items: the images.
-        known: what is known of them.
+        known: the records of earlier runs, and of equal files.
         segmenter: annotates them.
-        note: is told the keys of the images in work.
+        note: called with the keys of the images that are being annotated.
     """
     begun, together = deque[Callable[[], Entry]](), list[Reading]()
     for reading in read_ahead(items, known, note, segmenter.together, segmenter.behind):
@@ -135,7 +141,12 @@ def _finisher(reading: Reading, finish: Callable[[], Annotation] | None) -> Call
 
 
 def report_of(records: Iterable[Record], seconds: float) -> ChunkReport:
-    """The report of a commit of these records, which took so many seconds with all the work before it."""
+    """The report of a commit.
+
+    Args:
+        records: what was committed.
+        seconds: how long it took, with the annotation of its images.
+    """
     records = list(records)
     return ChunkReport(
         done=tuple(record.key for record in records if record.outcome == "done"),
@@ -145,7 +156,13 @@ def report_of(records: Iterable[Record], seconds: float) -> ChunkReport:
 
 
 def commit(store: StoreWriter, entries: list[Entry], since: float) -> ChunkReport:
-    """Commit entries; work on them began at `since` (`time.monotonic`)."""
+    """Commit entries.
+
+    Args:
+        store: where to.
+        entries: records and annotations.
+        since: when work on them began (`time.monotonic`).
+    """
     store.commit(entries)
     return report_of((record for record, _ in entries), time.monotonic() - since)
 
@@ -197,7 +214,7 @@ class LocalExecutor:
 
 
 def _noting(store: StoreWriter) -> NoteWork:
-    """Writes which images are in work into the lock, beside those that an earlier run may have died of."""
+    """A function that notes in the lock the images in progress, beside those an earlier run may have died of."""
     suspects = store.lock.suspects
 
     def note(keys: set[str]) -> None:
@@ -207,9 +224,9 @@ def _noting(store: StoreWriter) -> NoteWork:
 
 
 class _CommitThread:
-    """Commits chunks in a thread of its own, one at a time, in order, while the encoder goes on.
+    """Commits chunks in a separate thread, one at a time, in order, while the segmenter continues.
 
-    Signals are handled in the main thread, so that none interrupts a commit.
+    Python handles signals in the main thread, so that none interrupts a commit.
     """
 
     def __init__(self, store: StoreWriter) -> None:

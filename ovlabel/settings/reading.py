@@ -1,4 +1,4 @@
-"""From a preset, its protocol and overrides to a `Config`."""
+"""Presets: from a name or a file, its protocol for a vocabulary, and overrides to a `Config`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,19 @@ PRESETS = Path(__file__).parent / "presets"
 
 
 def preset_names() -> list[str]:
-    """Names of the built-in presets."""
+    """The names of the built-in presets."""
     return sorted(p.stem for p in PRESETS.glob("*.toml"))
 
 
 def read_preset(name_or_path: str) -> dict[str, Any]:
-    """A preset file's content: a built-in name, or a path to a `.toml` file."""
+    """The content of a preset file.
+
+    Args:
+        name_or_path: a built-in name, or the path of a `.toml` file.
+
+    Raises:
+        ConfigError: no built-in preset has the name, or the file can't be read.
+    """
     path = PRESETS / f"{name_or_path}.toml"
     if name_or_path in preset_names():
         return read_toml(path)
@@ -34,11 +41,23 @@ def load_config(name_or_path: str, overrides: Mapping[str, Any] = {}) -> Config:
     """The config of a preset with overrides.
 
     Args:
-        name_or_path: a built-in preset ("sclip") or a TOML file of the same form.
-        overrides: dotted keys ({"tiling.window": 0}, {"neighbours.sigma": 2.5}) or nested tables.
+        name_or_path: a built-in preset ("sclip") or the path of a TOML file of the same form.
+        overrides: dotted keys ({"tiling.window": 0, "neighbours.sigma": 2.5}) or nested tables.
+
+    Returns:
+        The defaults, the preset, its protocol for the vocabulary, and the overrides; later ones win.
 
     Raises:
-        ConfigError: an unknown preset, key, stage or value; the message lists the nearest names.
+        ConfigError: an unknown preset, key or stage, or a value that its key does not take; the message lists the
+            nearest names.
+
+    Example:
+        >>> import ovlabel
+        >>> config = ovlabel.load_config("naclip", {"text.vocabulary": "voc21", "neighbours.sigma": 2.5})
+        >>> config.tiling.window  # what NACLIP's authors take for this vocabulary: the whole image
+        0
+        >>> [stage.use for stage in config.stages]
+        ['kk', 'neighbours', 'pamr']
     """
     preset = dict(read_preset(name_or_path))
     preset.pop("title", None)
@@ -56,7 +75,11 @@ def load_config(name_or_path: str, overrides: Mapping[str, Any] = {}) -> Config:
 
 
 def setting(text: str) -> tuple[str, Raw]:
-    """One `--set key=value`."""
+    """The key and the value of one `--set key=value`.
+
+    Raises:
+        ConfigError: there is no "=" in it.
+    """
     key, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f"--set {text}: write it as key=value, for example tiling.short_side=448")

@@ -31,6 +31,12 @@ def build(
         ConfigError: a name or a value that does not exist, or a bank of another embedding size than the encoder's.
         StackError: stages in an order that has no meaning.
         WeightsError: weights that can't be had or do not fit.
+
+    Example:
+        >>> import ovlabel
+        >>> config = ovlabel.load_config("plain", {"encoder.model": "demo", "text.vocabulary": "demo"})
+        >>> ovlabel.build(config, offline=True).bank.classes[0]
+        'sky'
     """
     stack = _stack(config, offline)
     clip = load_clip(config.encoder, offline=offline)

@@ -44,7 +44,14 @@ from ovlabel.types import Annotation, Box, Encoder, Prediction, TextBank, UInt8I
 
 
 class Segmenter:
-    """Annotates images: `segmenter(image)` returns a `Prediction`. `ovlabel.build` makes one from settings.
+    """Annotates images: `segmenter(image) -> Prediction`. `ovlabel.build` makes one.
+
+    Example:
+        >>> import numpy as np, ovlabel
+        >>> config = ovlabel.load_config("sclip", {"encoder.model": "demo", "text.vocabulary": "classes:ball, sky"})
+        >>> segmenter = ovlabel.build(config, offline=True)  # the embedded model, which knows drawings
+        >>> segmenter(np.zeros((48, 64, 3), np.uint8)).labels.shape
+        (48, 64)
 
     Args:
         encoder: the frozen CLIP.
@@ -63,21 +70,6 @@ class Segmenter:
     Raises:
         StackError: a stage acts at the level WINDOW, and `tiling.enlarge = "direct"` makes no window pixels.
         ConfigError: windows under one patch without padding.
-
-    Example:
-        >>> import json, pathlib, tempfile
-        >>> import numpy as np, ovlabel
-        >>> vision = {"image_size": 64, "layers": 2, "width": 32, "head_width": 32, "patch_size": 16}
-        >>> model = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": {"width": 32, "heads": 1, "layers": 1}}
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     file = pathlib.Path(folder, "model.json")
-        ...     _ = file.write_text(json.dumps(model))
-        ...     keys = {"encoder.model": str(file), "encoder.weights": "random:0", "tiling.short_side": 64}
-        ...     bank = ovlabel.TextBank(np.eye(2, 32), np.arange(2), ("sky", "sea"), ("stuff", "stuff"))
-        ...     segmenter = ovlabel.build(ovlabel.load_config("sclip", keys), text=bank)
-        >>> prediction = segmenter(np.zeros((40, 60, 3), np.uint8))
-        >>> prediction.labels.shape, prediction.probabilities.shape
-        ((40, 60), (2, 40, 60))
     """
 
     def __init__(

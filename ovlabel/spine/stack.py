@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ovlabel.errors import ConfigError, StackError, unknown
-from ovlabel.fields import declared, read_field
+from torch import Tensor
+
+from ovlabel.errors import ConfigError, StackError
+from ovlabel.fields import read
 from ovlabel.settings.keys import StageConfig
 from ovlabel.stages import Stage
 from ovlabel.types import LEVELS
@@ -20,7 +22,11 @@ _FEEDS = {"attention": "scores"}
 
 @dataclass(frozen=True)
 class Stack:
-    """Stages in order. Raises StackError if an edit would be lost, naming both stages and the cure."""
+    """Stages in order.
+
+    Raises:
+        StackError: an edit would be lost; the message names both stages and what to do.
+    """
 
     stages: tuple[Stage, ...] = ()
 
@@ -34,6 +40,7 @@ class Stack:
                 self._check_rescales(position, stage, level)
 
     def _check_replaces(self, position: int, stage: Stage, level: str) -> None:
+        """Refuse an edit that a later stage ignores."""
         for earlier in self.stages[:position]:
             if level in earlier.acts_at():
                 raise StackError(
@@ -48,6 +55,7 @@ class Stack:
                 )
 
     def _check_rescales(self, position: int, stage: Stage, level: str) -> None:
+        """Refuse an addition that a later stage multiplies."""
         for earlier in self.stages[:position]:
             if level in earlier.acts_at() and level not in earlier.replaces:
                 raise StackError(
@@ -62,73 +70,95 @@ class Stack:
         """Whether any stage edits one of these levels."""
         return any(level in stage.acts_at() for stage in self.stages for level in levels)
 
-    def edit(self, level: str, value: Any, context: Any) -> Any:
-        """The value after every stage that acts at this level, in order."""
+    def edit(self, level: str, value: Tensor, context: Any) -> Tensor:
+        """The value after every stage that acts at a level, in order.
+
+        Args:
+            level: one of LEVELS.
+            value: the value there; `Stage` says its shape.
+            context: a `WindowContext` up to the level `window`, an `ImageContext` from `logits` on.
+        """
         for stage in self.stages:
             if level in stage.acts_at():
-                value = stage.edit(level, value, context)
+                value = _method(stage, level)(value, context)
         return value
 
-    def begin(self, level: str, value: Any, context: Any) -> Callable[[], Any]:
-        """`edit` up to a stage that works elsewhere (it has `begin`); the call waits for it and does the rest."""
+    def begin(self, level: str, value: Tensor, context: Any) -> Callable[[], Tensor]:
+        """`edit` up to the first stage that works in another process.
+
+        Returns:
+            A function that waits for that stage, lets the later ones edit what it gives, and returns the result.
+        """
         for position, stage in enumerate(self.stages):
             if level not in stage.acts_at():
                 continue
-            if stage.elsewhere:
+            if stage.behind:
                 answer, rest = stage.begin(value, context), _unchecked(self.stages[position + 1 :])
                 return lambda: rest.edit(level, answer(), context)
-            value = stage.edit(level, value, context)
+            value = _method(stage, level)(value, context)
         return lambda: value
 
     @property
     def behind(self) -> int:
-        """How many images may wait for a stage that works elsewhere; 0 without one."""
+        """How many images may wait for a stage that works in other processes; 0 without such a stage."""
         return max((stage.behind for stage in self.stages), default=0)
 
     def after(self, stage: Stage) -> Stack:
-        """The stages behind `stage` at its own level, for a preview; the check has been made already."""
+        """The stages that follow `stage`, for a preview. The order has been checked already."""
         position = next(i for i, s in enumerate(self.stages) if s is stage)
         return _unchecked(self.stages[position + 1 :])
 
     def without(self, name: str) -> Stack:
-        """The stack without one stage (an ablation)."""
+        """The stack without one stage, for an ablation."""
         return Stack(tuple(s for s in self.stages if s.name() != name))
 
 
+def _method(stage: Stage, level: str) -> Callable[[Tensor, Any], Tensor]:
+    """The method of a stage for a level."""
+    methods: dict[str, Callable[[Tensor, Any], Tensor]] = {
+        "tokens": stage.tokens,
+        "scores": stage.scores,
+        "attention": stage.attention,
+        "block": stage.block,
+        "features": stage.features,
+        "similarity": stage.similarity,
+        "window": stage.window,
+        "logits": stage.logits,
+        "probabilities": stage.probabilities,
+        "labels": stage.labels,
+    }
+    return methods[level]
+
+
 def _unchecked(stages: tuple[Stage, ...]) -> Stack:
+    """A part of a stack whose order has been checked."""
     stack = object.__new__(Stack)
     object.__setattr__(stack, "stages", stages)
     return stack
 
 
 def stage_class(name: str) -> type[Stage]:
-    """The stage that `stages/NAME.py` defines. Raises ConfigError where it does not define one."""
+    """The stage that `stages/NAME.py` defines.
+
+    Raises:
+        ConfigError: the file defines none, or several.
+    """
     module = importlib.import_module(f"ovlabel.stages.{name}")
     found = [
         value
         for value in vars(module).values()
         if inspect.isclass(value) and value.__module__ == module.__name__ and issubclass(value, Stage)
     ]
-    if len(found) != 1:
-        raise ConfigError(f"ovlabel/stages/{name}.py must define one subclass of Stage, not {len(found)}")
+    if len(found) != 1 or "__dataclass_fields__" not in vars(found[0]):
+        raise ConfigError(f"ovlabel/stages/{name}.py must define one frozen dataclass that derives from Stage")
     return found[0]
 
 
 def make_stage(config: StageConfig) -> Stage:
-    """A stage from its table in the settings.
-
-    Args:
-        config: the stage's name, and values of its fields.
+    """A stage from its table in a config.
 
     Raises:
-        ConfigError: an unknown field, a value of another type or out of its bounds.
+        ConfigError: an unknown field, a value of another type, or one out of bounds; the message names the key.
     """
-    cls = stage_class(config.use)
-    known, values = declared(cls), {}
-    for name, value in config.fields:
-        if name == "optional":
-            continue
-        if name not in known:
-            raise ConfigError(unknown(f"key of stage '{config.use}'", name, known))
-        values[name] = read_field(f"{config.use}.{name}", known[name], value, strict=True)
-    return cls(**values)
+    values = {name: value for name, value in config.fields if name != "optional"}
+    return read(stage_class(config.use), values, strict=True)

@@ -1,137 +1,159 @@
-"""The techniques: one file each, found by the file's name. `Stage` is what every one of them is.
-
-What serves one technique alone lies beside it, with a leading underscore.
-"""
+"""The techniques: one file, one technique, one class that derives from `Stage`. A stage is named after its file."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from ovlabel.fields import check
-from ovlabel.types import LEVELS, ImageContext, WindowContext
+from ovlabel.fields import Declared
+from ovlabel.types import LEVELS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
+    from ovlabel.types import ImageContext, WindowContext
 
-class Stage:
-    """One technique: a frozen dataclass with a method for each level at which it acts.
+Pairs = tuple[tuple["Tensor", "Tensor"], ...]
 
-    A method takes the level's value and a context, and returns the edited value. Axes keep their meaning; the number of
-    terms at `scores` and the grid at `features` may change. Up to the level `window` a method leaves its input alone;
-    from `logits` on, where maps are the largest tensors there are, it may change it in place. It keeps no reference to
-    what it returns. A window never influences another one of its batch.
 
-    Letters in shapes: b windows in a batch, n = 1 + h·w tokens with [CLS] first, h × w patches, H × W pixels,
-    q queries, c classes, e dimensions of the joint embedding, t terms of the scores.
+@dataclass(frozen=True)
+class Stage(Declared):
+    """Base of all stages: one technique that edits the value of one level or of several.
 
-    Fields are declared with bounds and a sentence each (`ovlabel.fields`); they are the keys of the stage's table in
-    the settings.
+    A stage is a frozen dataclass. Its fields are its settings, declared with bounds and a sentence each (see
+    `ovlabel.fields`). It acts at the levels whose methods it overrides; the others are never called. A method takes the
+    level's value and a context, and returns the edited value. Axes keep their meaning; the number of terms (`scores`)
+    and the grid (`features`) may change. A method leaves its input alone up to the level `window`; from `logits` on,
+    where maps are largest, it may change it in place. It keeps no reference to what it returns.
+
+    Letters in shapes: b windows in a batch, n = 1 + h·w tokens with [CLS] first, h × w the patch grid, t terms,
+    e the joint embedding, q queries, c classes, H × W pixels. All values are float tensors unless said otherwise.
 
     Attributes:
-        replaces: levels at which the incoming value is ignored. An earlier stage's edit there would be lost, so such a
-            stack is refused.
-        rescales: levels at which everything that is there is multiplied. What an earlier stage has added there would be
-            multiplied too, so such a stack is refused.
-        elsewhere: whether `begin` hands the work at `probabilities` to another process.
+        replaces: levels whose incoming value the stage ignores. A stack in which an earlier edit would be lost is
+            refused.
+        rescales: levels whose incoming value the stage multiplies. A stack in which it would scale what an earlier
+            stage has added is refused.
 
     Example:
-        >>> from ovlabel.stages.neighbours import Neighbours
-        >>> Neighbours(sigma=3.0).acts_at(), Neighbours().name()
-        (('scores',), 'neighbours')
+        >>> from dataclasses import dataclass
+        >>> import ovlabel
+        >>> @dataclass(frozen=True)
+        ... class Clip(ovlabel.Stage):
+        ...     def logits(self, logits, context):
+        ...         return max(logits, 0.0)
+        >>> Clip.acts_at()
+        ('logits',)
+        >>> Clip().logits(-0.25, None)
+        0.0
     """
 
     replaces: ClassVar[frozenset[str]] = frozenset()
     rescales: ClassVar[frozenset[str]] = frozenset()
-    elsewhere: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check(self, self.name())
-
-    @classmethod
-    def name(cls) -> str:
-        """The name in settings: that of the stage's file."""
-        return cls.__module__.rpartition(".")[2]
 
     @classmethod
     def acts_at(cls) -> tuple[str, ...]:
-        """The levels for which the class has a method of its own, in the order in which a tensor passes them."""
-        return tuple(level for level in LEVELS if getattr(cls, level) is not getattr(Stage, level))
+        """The levels whose methods the class overrides, in the order in which a tensor passes them."""
+        own = [vars(base) for base in cls.__mro__ if issubclass(base, Stage) and base is not Stage]
+        return tuple(level for level in LEVELS if any(callable(names.get(level)) for names in own))
 
-    def edit(self, level: str, value: Any, context: Any) -> Any:
-        """The value of a level after this stage's method of that name."""
-        return getattr(self, level)(value, context)
+    @classmethod
+    def name(cls) -> str:
+        """The stage's name in settings: the name of its file."""
+        return cls.__module__.rpartition(".")[2]
 
-    # ------------------------------------------------------------------ levels, in the order of the tensor
+    @classmethod
+    def prefix(cls) -> str:
+        """The stage's name, which stands before its keys."""
+        return cls.name()
+
+    @classmethod
+    def title(cls) -> str:
+        """What the stage does, in one line: the first line of its file."""
+        return (sys.modules[cls.__module__].__doc__ or "").strip().partition("\n")[0]
+
+    # ------------------------------------------------------------------ levels of a batch of windows
 
     def tokens(self, tokens: Tensor, context: WindowContext) -> Tensor:
-        """b × n × width, what enters the last block, before its queries, keys and values are computed."""
-        return tokens
+        """What enters the last block: b × n × width."""
+        raise NotImplementedError
 
     def scores(self, scores: Tensor, context: WindowContext) -> Tensor:
-        """t × b × heads × n × n, before the softmax; terms are softmaxed apart, then summed. May hold −∞."""
-        return scores
+        """The last block's scores, before the softmax: t × b × heads × n × n. Terms are softmaxed apart and added."""
+        raise NotImplementedError
 
     def attention(self, attention: Tensor, context: WindowContext) -> Tensor:
-        """b × heads × n × n, after the softmax and the sum over terms."""
-        return attention
+        """The last block's attention: b × heads × n × n."""
+        raise NotImplementedError
 
     def block(self, block: Tensor, context: WindowContext) -> Tensor:
-        """b × n × width, what the last block gives, before `ln_post`."""
-        return block
+        """What leaves the last block: b × n × width."""
+        raise NotImplementedError
 
     def features(self, features: Tensor, context: WindowContext) -> Tensor:
-        """b × e × h × w, patches in the joint space of image and text, not normalised."""
-        return features
+        """Patches in the joint space: b × e × h × w."""
+        raise NotImplementedError
 
     def similarity(self, cosines: Tensor, context: WindowContext) -> Tensor:
-        """b × q × h × w, cosines of patches and queries."""
-        return cosines
+        """Cosines of patches and queries: b × q × h × w."""
+        raise NotImplementedError
 
     def window(self, cosines: Tensor, context: WindowContext) -> Tensor:
-        """b × q × H × W, cosines at the window's pixels, before windows are stitched."""
-        return cosines
+        """Cosines at the windows' own pixels: b × q × H × W."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ levels of an image
 
     def logits(self, logits: Tensor, context: ImageContext) -> Tensor:
-        """q × H × W, cosines of the whole image."""
-        return logits
+        """Cosines of the whole image, before the logit scale: q × H × W."""
+        raise NotImplementedError
 
     def probabilities(self, probabilities: Tensor, context: ImageContext) -> Tensor:
-        """c × H × W, 0 to 1."""
-        return probabilities
+        """Probabilities of the classes: c × H × W."""
+        raise NotImplementedError
 
     def labels(self, labels: Tensor, context: ImageContext) -> Tensor:
-        """int64, H × W, class indices at image size."""
-        return labels
+        """Class indices: int64, H × W."""
+        raise NotImplementedError
 
-    # ------------------------------------------------------------------ where they are of use
+    # ------------------------------------------------------------------ what else a stage may offer
 
     def prepare(self, *, offline: bool) -> Path | None:
-        """Find the stage's checkpoint when a run is built, and return its file; None for a stage without one.
+        """Find the stage's checkpoint when a run is built.
 
         Args:
             offline: open no connection.
 
+        Returns:
+            The file of the checkpoint; None if the stage has none.
+
         Raises:
-            WeightsError: the checkpoint can't be had.
+            WeightsError: the checkpoint can't be had, or is none.
         """
         return None
 
-    def pairs(self, context: WindowContext) -> tuple[tuple[Tensor, Tensor], ...] | None:
-        """The queries and keys whose scores `scores` returns, term by term, each b × heads × n × d; None if unknown.
+    def pairs(self, context: WindowContext) -> Pairs | None:
+        """The queries and keys, each b × heads × n × d, whose products are the stage's scores, one pair a term.
 
-        With them the block is computed without a map of the attention, where no other stage edits one.
+        With them no attention map needs to be made where no other stage asks for one. None if the scores are no such
+        products.
         """
         return None
-
-    def begin(self, probabilities: Tensor, context: ImageContext) -> Callable[[], Tensor]:
-        """`probabilities`, as far as nothing is waited for; the call that is returned waits and gives the result."""
-        edited = self.probabilities(probabilities, context)
-        return lambda: edited
 
     @property
     def behind(self) -> int:
-        """How many images may be begun before the first of them is finished; 0 where that gains nothing."""
+        """How many images the stage may work on in other processes, through `begin`; 0: it has no such processes."""
         return 0
+
+    def begin(self, probabilities: Tensor, context: ImageContext) -> Callable[[], Tensor]:
+        """Begin `probabilities` in another process.
+
+        Returns:
+            A function that waits for the result and returns it.
+        """
+        edited = self.probabilities(probabilities, context)
+        return lambda: edited

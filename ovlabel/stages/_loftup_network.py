@@ -1,4 +1,4 @@
-"""LoftUp's network, and its official checkpoints in the three containers that are about.
+"""LoftUp's network, and its official checkpoints in the three containers in which they are published.
 
 Huang et al.: LoftUp: Learning a Coordinate-Based Feature Upsampler for Vision Foundation Models, ICCV 2025
 (arXiv 2504.14032). Written anew for inference: batch norms folded into the convolutions, keys and values of both layers
@@ -32,10 +32,12 @@ _CHUNK = 8192  # queries at a time
 
 @dataclass(frozen=True, eq=False)
 class LoftUp:
-    """The network: features b e h w and guidance b 3 H W → b e H W, through `features` or `transport`.
+    """The network: features b × e × h × w and guidance b × 3 × H × W → b × e × H × W, by `features` or `transport`.
 
     Attributes:
-        tensors: by the hub's names, the prefix `upsampler.` taken off. dim: e. parameters: before folding.
+        tensors: by the hub's names, without the prefix `upsampler.`.
+        dim: e, the number of channels.
+        parameters: how many parameters the checkpoint has, before batch norms are folded.
     """
 
     tensors: dict[str, Tensor]
@@ -43,12 +45,12 @@ class LoftUp:
     parameters: int
 
     def to(self, like: Tensor) -> LoftUp:
-        """On the device of `like`, in float32 or finer: its highest frequency is nothing in half precision."""
+        """On the device of `like`, in float32 or finer: half precision can't hold its highest frequency."""
         wide = torch.float64 if like.dtype == torch.float64 else torch.float32
         return LoftUp({n: t.to(like.device, wide) for n, t in self.tensors.items()}, self.dim, self.parameters)
 
     def normalised(self, features: Tensor) -> Tensor:
-        """b e h w → the same, normalised over channels as the network wants it and gives it back."""
+        """b × e × h × w → the same, normalised over channels, as the network reads and returns it."""
         return _channel_norm(features, self.tensors["channelnorm.norm.weight"], self.tensors["channelnorm.norm.bias"])
 
     def features(self, features: Tensor, guidance: Tensor) -> Tensor:
@@ -61,7 +63,7 @@ class LoftUp:
         return torch.stack(out)
 
     def transport(self, features: Tensor, guidance: Tensor) -> Tensor:
-        """`features` themselves, b e H W: each cell a mean of patches by the attention (mean over heads and layers)."""
+        """`features` themselves, b × e × H × W: each cell a mean of patches by attention (mean over heads, layers)."""
         size = (guidance.shape[-2], guidance.shape[-1])
         out = []
         for one, picture in zip(features, guidance, strict=True):
@@ -180,7 +182,7 @@ def _channel_norm(maps: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def shapes(dim: int) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a checkpoint for features of `dim` channels, by name (prefixes taken off)."""
+    """The shape of every tensor of a checkpoint for features of `dim` channels, by name without prefixes."""
     width = dim + _EXTRA
 
     def pair(name: str, *size: int) -> dict[str, tuple[int, ...]]:
@@ -209,8 +211,12 @@ def from_tensors(tensors: dict[str, Tensor], where: str = "the checkpoint") -> L
     """The network of a checkpoint.
 
     Takes the hub's file (`channelnorm.`, `upsampler.`), a training checkpoint (`model.1.` for the norm, `upsampler.`;
-    its backbone `model.0.` is passed over) and a bare upsampler without prefix, which has no channel norm of its own:
-    it is then used without scale and shift, with a line that says so.
+    its backbone `model.0.` is ignored) and a bare upsampler without prefix. The last has no channel norm of its own:
+    features are then normalised without scale and shift, and a line of the log says so.
+
+    Args:
+        tensors: the file's tensors by name.
+        where: the file, as messages name it.
 
     Raises:
         WeightsError: a tensor is missing, left over, or of another shape.
@@ -251,12 +257,20 @@ def _folded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def locate(checkpoint: str, *, offline: bool) -> Path:
-    """The file of a checkpoint: a path, or `hf-hub:owner/name`. Raises WeightsError."""
+    """The file of a checkpoint.
+
+    Args:
+        checkpoint: a path, or `hf-hub:owner/name`.
+        offline: open no connection.
+
+    Raises:
+        WeightsError: the file can't be had.
+    """
     return find_file(checkpoint, _FILES, offline=offline)
 
 
 @lru_cache(maxsize=4)
 def load(path: Path) -> LoftUp:
-    """The network in a file, read once a process. Raises WeightsError."""
+    """The network in a file, read once in a process. Raises WeightsError if the file holds none."""
     tensors, _ = pickles.read(path)
     return from_tensors(tensors, str(path))

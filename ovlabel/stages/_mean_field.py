@@ -1,7 +1,8 @@
-"""pydensecrf's mean field, here or in a process of its own: the library holds Python's lock while it works.
+"""pydensecrf's mean field, here or in another process: the library holds Python's lock while it computes.
 
-The process is this module run as a program: it reads requests from its input and answers on its output until the input
-ends, which it also does when the one who asks is killed. It imports neither torch nor the rest of the project.
+The process is this module run as a program: it reads requests from its standard input and writes results to its
+standard output until the input ends, which it also does when the main process is killed. It imports neither torch nor
+the rest of the project.
 """
 
 from __future__ import annotations
@@ -26,10 +27,14 @@ Kernel = tuple[float, float, float]  # width in pixels, width in grey levels (0:
 
 
 def infer(energy: Maps, image: npt.NDArray[np.uint8], kernels: tuple[Kernel, ...], pull: Maps, iterations: int) -> Maps:
-    """The posterior, c h w.
+    """The posterior of the mean field: float32, c × h × w.
 
     Args:
-        energy: −log probability, c h w. image: uint8 h w 3. pull: factor of the kernels for every label, c.
+        energy: −log probability, float32, c × h × w.
+        image: uint8, h × w × 3, RGB.
+        kernels: width in pixels, width in grey levels (0: colour does not count) and weight of each kernel.
+        pull: factor of the kernels for every label, float32, c.
+        iterations: of the mean field.
     """
     from pydensecrf.densecrf import DenseCRF2D
 
@@ -47,12 +52,12 @@ def infer(energy: Maps, image: npt.NDArray[np.uint8], kernels: tuple[Kernel, ...
 
 
 def count() -> int:
-    """How many processes there may be."""
+    """The number of processes: one fewer than the CPUs, at least 1 and at most 4."""
     return max(1, min(4, (os.cpu_count() or 2) - 1))
 
 
 def begin(*request: Any) -> Callable[[], Maps]:
-    """`infer(*request)` in a process of its own; the call waits for the answer."""
+    """Begin `infer(*request)` in another process; the function that is returned waits for the result."""
     pool = _pool()
     return next((worker for worker in pool if worker.idle), pool[0]).ask(request)
 
@@ -63,7 +68,7 @@ def _pool() -> tuple[_Worker, ...]:
 
 
 class _Worker:
-    """A process that is started when it is first asked; it has one question at a time."""
+    """A process that is started at its first request; it works on one request at a time."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -72,11 +77,11 @@ class _Worker:
 
     @property
     def idle(self) -> bool:
-        """Whether no answer is waited for."""
+        """Whether the process has no request in work."""
         return not self._open
 
     def ask(self, request: tuple[Any, ...]) -> Callable[[], Maps]:
-        """Hand over a request; the call returned waits for its answer."""
+        """Send a request; the function that is returned waits for its result."""
         self._receive()
         question = self._open = {"request": request}
         try:
@@ -104,7 +109,7 @@ class _Worker:
             self._lost()
 
     def _lost(self) -> None:
-        """The process has died (it was killed, or memory ran out): do it here, and start another one next time."""
+        """The process has died (killed, or out of memory): compute here, and start another one at the next request."""
         log.warning("the CRF's process ended unexpectedly; this image's CRF runs in the main process")
         self._stop()
         question, self._open = self._open, {}

@@ -1,4 +1,4 @@
-"""SC-CLIP: CLIP calibrated by itself: outlier tokens repaired, attention and features led by its own middle layers."""
+"""SC-CLIP: CLIP calibrated by itself: outlier tokens repaired, attention and features led by middle layers."""
 
 from __future__ import annotations
 
@@ -8,49 +8,50 @@ from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
-from annotated_doc import Doc
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
+from ovlabel.fields import Doc
 from ovlabel.ops import layer_at, normalise, scaled_scores
 from ovlabel.stages import Stage
 from ovlabel.types import Trace, WindowContext
 
-_DEEP, _SHALLOW, _FUSED = 9, 4, (4, 5, 6, 7, 8, 9, 10)  # layers of twelve whose outputs are read
+_DEEP, _SHALLOW, _FUSED = 9, 4, (4, 5, 6, 7, 8, 9, 10)  # layers of twelve whose outputs are used
 _NEIGHBOURS = 30
 
 
 @dataclass(frozen=True)
 class Calibrate(Stage):
-    """Four corrections, all from the frozen layers; meant for `encoder.last_block = "attention"`.
+    """Four corrections, all read from the frozen layers. Meant for `encoder.last_block = "attention"`.
 
-    Tokens that stick out by their local outlier factor become the mean of their neighbours on the grid. The tokens that
-    enter the last block are mixed by the likeness M of a deep middle layer. That block attends by ½ (softmax of γ times
-    what M has above its mean + softmax of key-key scores), without [CLS], of which a share is added back. What comes
-    out is mixed by the likeness of a shallow layer, and the same block's answer to the sum of the middle layers is
-    added. In a model of another depth than twelve, layers stand at the same share of it.
+    1. Tokens that stand out by their local outlier factor become the mean of their neighbours on the grid.
+    2. The tokens that enter the last block are mixed by the cosines M of the patches of layer 9.
+    3. The last block attends by ½ (softmax of γ times what M has above its mean + softmax of the key-key scores),
+       patches only. A share of [CLS] is added back to what comes out.
+    4. The result is mixed by the cosines of layer 4, and the same block's answer to the sum of layers 4 to 10 is added.
 
-    [CLS] itself keeps its plain attention; it is never read by patches.
+    Layers are counted for a model of twelve; in another depth they stand at the same share of it. [CLS] keeps its plain
+    attention; patches never read it.
 
     Source: Bai et al.: Self-Calibrated CLIP for Training-Free Open-Vocabulary Segmentation, 2024 (arXiv 2411.15869),
     sec. 3.2 to 3.4, and its published code.
     """
 
     replaces: ClassVar[frozenset[str]] = frozenset({"attention"})
-    outliers: Annotated[float, Ge(0), Lt(1), Doc("the share of tokens that are repaired.")] = 0.05
-    threshold: Annotated[float, Ge(-1), Le(1), Doc("cosine from which tokens are mixed.")] = 0.4
-    sharpness: Annotated[float, Gt(0), Le(10_000), Doc("γ, in front of the likeness that leads the attention.")] = 3.0
-    cls: Annotated[float, Ge(0), Le(100), Doc("the share of [CLS] that is added back.")] = 0.3
-    levels: Annotated[bool, Doc("whether the middle layers' sum goes through the block too.")] = True
+    outliers: Annotated[float, Ge(0), Lt(1), Doc("Share of the tokens that are repaired.")] = 0.05
+    threshold: Annotated[float, Ge(-1), Le(1), Doc("Cosine from which on two tokens are mixed.")] = 0.4
+    sharpness: Annotated[float, Gt(0), Le(10_000), Doc("γ, the factor of M before its softmax.")] = 3.0
+    cls: Annotated[float, Ge(0), Le(100), Doc("Share of [CLS] that is added back to the patches.")] = 0.3
+    levels: Annotated[bool, Doc("Whether the sum of the middle layers goes through the last block too.")] = True
 
     def tokens(self, tokens: Tensor, context: WindowContext) -> Tensor:
-        """b n width → the same, outliers repaired, patches mixed."""
+        """b × n × width → the same, outliers repaired, patches mixed."""
         patches = self._repaired(tokens[:, 1:], context.trace)
         likeness = self._likeness(context.trace)
         return torch.cat((tokens[:, :1], _mixed(patches, likeness, self.threshold)), 1)
 
     def attention(self, attention: Tensor, context: WindowContext) -> Tensor:
-        """b heads n n → the same: patches attend patches only."""
+        """b × heads × n × n → the same: patches attend patches only."""
         _, keys, _ = context.trace.qkv(context.trace.layers)
         likeness = self._likeness(context.trace)
         above = likeness - likeness.mean((-2, -1), keepdim=True)
@@ -62,7 +63,7 @@ class Calibrate(Stage):
         return calibrated
 
     def block(self, block: Tensor, context: WindowContext) -> Tensor:
-        """b n width → the same, with its share of [CLS], mixed, and the middle layers' answer added."""
+        """b × n × width → the same, with its share of [CLS], mixed, and the middle layers' answer added."""
         trace = context.trace.unedited
         shallow = _outputs(trace, _SHALLOW)[:, 1:]
         likeness = _cosines(shallow)
@@ -76,12 +77,12 @@ class Calibrate(Stage):
         return _mixed(block[:, 1:] + self.cls * entered[:, :1], likeness, self.threshold)
 
     def _likeness(self, trace: Trace) -> Tensor:
-        """M: cosines between the repaired patches of the deep layer, b h·w h·w."""
+        """M: cosines between the repaired patches of the deep layer, b × h·w × h·w."""
         deep = _outputs(trace.unedited, _DEEP)[:, 1:]
         return trace.once(f"calibrate likeness {self.outliers}", lambda: _cosines(self._repaired(deep, trace)))
 
     def _repaired(self, patches: Tensor, trace: Trace) -> Tensor:
-        """b h·w width → the same, with the positions repaired that stick out behind the last block but one."""
+        """b × h·w × width → the same, with the positions repaired that stand out after the last block but one."""
         last = trace.unedited.tokens(trace.layers)[:, 1:]
         factor = trace.once("calibrate outlier factor", lambda: outlier_factor(last))
         bad = factor > torch.quantile(factor, 1 - self.outliers, dim=-1, keepdim=True)
@@ -89,7 +90,7 @@ class Calibrate(Stage):
 
 
 def outlier_factor(tokens: Tensor) -> Tensor:
-    """b n width → b n: κ times the mean of 1 / κ over the nearest tokens, κ the squared distance to the 30th of them.
+    """b × n × width → b × n: κ times the mean of 1 / κ over the nearest tokens, κ the squared distance to the 30th.
 
     The local outlier factor (Breunig et al. 2000) as SC-CLIP's code computes it, where the reachability takes the
     token's own distance.
@@ -107,7 +108,7 @@ def outlier_factor(tokens: Tensor) -> Tensor:
 
 
 def repaired(patches: Tensor, bad: Tensor, grid: tuple[int, int]) -> Tensor:
-    """b h·w width with `bad` (bool b h·w) patches as the mean of their eight neighbours that are not bad."""
+    """b × h·w × width with `bad` (bool b h·w) patches as the mean of their eight neighbours that are not bad."""
     maps = patches.transpose(1, 2).reshape(len(patches), -1, *grid)
     good = (~bad).to(maps).reshape(len(patches), 1, *grid)
     ring = torch.ones(1, 1, 3, 3, dtype=maps.dtype, device=maps.device)
@@ -120,7 +121,7 @@ def repaired(patches: Tensor, bad: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _outputs(trace: Trace, layer: int) -> Tensor:
-    """The output of block `layer` of twelve, b n width."""
+    """The output of block `layer` of twelve, b × n × width."""
     return trace.tokens(layer_at(layer, trace.layers) + 1)
 
 
@@ -130,7 +131,7 @@ def _cosines(patches: Tensor) -> Tensor:
 
 
 def _mixed(patches: Tensor, likeness: Tensor, threshold: float) -> Tensor:
-    """b n width → the mean of each patch's likes, weighed by their likeness."""
+    """b × n × width → for each patch the mean of those above the threshold, weighed by their likeness."""
     weights = likeness * (likeness >= threshold)
     weights = weights / weights.sum(-1, keepdim=True)
     return weights.to(patches) @ patches

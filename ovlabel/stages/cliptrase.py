@@ -7,12 +7,12 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
-from annotated_doc import Doc
 from annotated_types import Ge, Gt, Le
 from scipy import ndimage, sparse
 from scipy.sparse import csgraph
 from torch import Tensor
 
+from ovlabel.fields import Doc
 from ovlabel.ops import enlarge, normalise, self_scores
 from ovlabel.stages import Stage
 from ovlabel.types import Trace, WindowContext
@@ -22,39 +22,42 @@ _MEDIAN = 7  # side of the square over which the clusters' maps are smoothed, in
 
 @dataclass(frozen=True)
 class Cliptrase(Stage):
-    """Attention softmax(q qᵀ) + softmax(k kᵀ) + softmax(v vᵀ); then regions of a window vote.
+    """Attention softmax(q qᵀ) + softmax(k kᵀ) + softmax(v vᵀ), then a vote within regions of a window.
 
-    Patches that correlate alike in the last block but one, less what [CLS] does, are clustered (DBSCAN); a pixel goes
-    to the cluster that is strongest there, and each region of pixels takes its most frequent class: the best cosine of
-    that class and the best of all change places. A window without clusters stays as it is.
+    Patches whose correlations in the last block but one, less those of [CLS], are alike form a cluster (DBSCAN). A
+    pixel belongs to the cluster that is strongest there. Each region of pixels takes its most frequent class: the best
+    cosine of that class and the best cosine of all change places. A window without clusters stays as it is. Windows
+    vote independently of each other.
 
     Source: Shao et al.: Explore the Potential of CLIP for Training-Free Open Vocabulary Semantic Segmentation,
-    ECCV 2024 (arXiv 2407.08268), and its published code; in windows, each votes by itself.
+    ECCV 2024 (arXiv 2407.08268), and its published code.
     """
 
     replaces: ClassVar[frozenset[str]] = frozenset({"scores"})
-    radius: Annotated[float, Gt(0), Le(10_000), Doc("DBSCAN's ε, a distance between rows of correlations.")] = 0.7
+    radius: Annotated[
+        float,
+        Gt(0),
+        Le(1000),
+        Doc("DBSCAN's ε, a distance between rows of correlations. The authors take 0.7 for 224 pixels, 1.1 for 336."),
+    ] = 0.7
     neighbours: Annotated[
         int,
         Ge(1),
         Le(10_000),
-        Doc(
-            "how many make a core point, itself included. The authors take radius 0.7 and 3 neighbours for 224 pixels, "
-            "1.1 and 7 for 336."
-        ),
+        Doc("Patches within ε that make one a core, itself included. The authors take 3 for 224 pixels, 7 for 336."),
     ] = 3
     presence: Annotated[
         bool,
-        Doc("before the vote, weigh each class by the cosine of [CLS] with it (the authors do so for VOC-20)."),
+        Doc("Whether the cosine of [CLS] with each class weighs it before the vote, as in the paper for VOC-20."),
     ] = False
-    vote: Annotated[bool, Doc("whether regions vote; without it only the attention is left.")] = True
+    vote: Annotated[bool, Doc("Whether regions vote; without the vote only the attention is left.")] = True
 
     def scores(self, scores: Tensor, context: WindowContext) -> Tensor:
-        """Any scores → 3 b heads n n."""
+        """Any scores → 3 × b × heads × n × n."""
         return torch.stack([self_scores(one) for one in context.trace.qkv(context.trace.layers)])
 
     def window(self, cosines: Tensor, context: WindowContext) -> Tensor:
-        """b q H W → the same, with the best of the winner's queries in the place of the best of all."""
+        """b × q × H × W → the same, with the best of the winner's queries in the place of the best of all."""
         if not self.vote:
             return cosines.clone()
         rows = denoised(correlations(context.trace))
@@ -80,14 +83,14 @@ class Cliptrase(Stage):
 
 
 def correlations(trace: Trace) -> Tensor:
-    """b n n: mean over heads, and over q, k and v, of the cosines in the last block but one."""
+    """b × n × n: mean over heads, and over q, k and v, of the cosines in the last block but one."""
     parts = [normalise(one, -1) for one in trace.qkv(max(trace.layers - 1, 1))]
     each = [(one @ one.transpose(-2, -1)).mean(1) for one in parts]
     return torch.stack(each).mean(0)
 
 
 def denoised(correlation: Tensor) -> Tensor:
-    """b n n → b h·w h·w: what patches correlate beyond [CLS], at least 0."""
+    """b × n × n → b × h·w × h·w: what patches correlate beyond [CLS], at least 0."""
     return (correlation[:, 1:, 1:] - correlation[:, :1, 1:]).clamp_min(0)
 
 
@@ -115,7 +118,7 @@ def cluster(rows: Tensor, radius: float, neighbours: int) -> Tensor:
 def region_map(
     rows: Tensor, radius: float, neighbours: int, grid: tuple[int, int], size: tuple[int, ...]
 ) -> Tensor | None:
-    """Denoised correlations h·w h·w → int64 H W, the strongest cluster of every pixel; None without clusters."""
+    """Denoised correlations h·w h·w → int64, H × W, the strongest cluster of every pixel; None without clusters."""
     labels = cluster(rows, radius, neighbours)
     count = int(labels.max()) + 1
     if count == 0:

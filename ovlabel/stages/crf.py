@@ -6,73 +6,84 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from annotated_doc import Doc
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
+from ovlabel.fields import Doc
 from ovlabel.ops import enlarge, resize
 from ovlabel.stages import Stage, _mean_field
 from ovlabel.types import ImageContext, UInt8Image
 
 _LEAST = 1e-5  # of a probability, before its logarithm
-_WAITING = 2**27  # probabilities that may wait for another process; more are done at once
+_WAITING = 2**27  # probabilities that may be sent to another process; more are computed here
 
 
 @dataclass(frozen=True)
 class Crf(Stage):
     """Mean field of a fully connected CRF with Potts costs: one Gaussian kernel over place, one over place and colour.
 
-    CLIP's probabilities over many classes are nearly flat: with a weight of 10 small objects drown in what is around.
+    CLIP's probabilities over many classes are nearly flat: with a bilateral weight of 10, small objects take the label
+    of what is around them.
 
-    Source: Krähenbühl, Koltun: Efficient Inference in Fully Connected CRFs, NeurIPS 2011 (arXiv 1210.5644), alg. 1;
-    symmetric normalisation; defaults of the thesis that started this project (3/3, 80/13/10).
+    Source: Krähenbühl, Koltun: Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials, NeurIPS 2011
+    (arXiv 1210.5644), alg. 1, with symmetric normalisation. The defaults (3/3, 80/13/10) are those of
+    Pablo García García, "Open-Vocabulary Semantic Segmentation for Generative AI", Master's thesis,
+    Universidad de Zaragoza, 2025.
     """
 
-    iterations: Annotated[int, Ge(1), Le(1000), Doc("of the mean field.")] = 10
-    gaussian_width: Annotated[float, Gt(0), Le(10_000), Doc("of the first kernel, in pixels of the photograph.")] = 3.0
-    gaussian_weight: Annotated[float, Ge(0), Le(10_000), Doc("of the first kernel.")] = 3.0
-    bilateral_width: Annotated[float, Gt(0), Le(10_000), Doc("of the second kernel, in pixels.")] = 80.0
-    bilateral_colour: Annotated[float, Gt(0), Le(10_000), Doc("of the second kernel, in grey levels.")] = 13.0
-    bilateral_weight: Annotated[float, Ge(0), Le(10_000), Doc("of the second kernel.")] = 10.0
+    iterations: Annotated[int, Ge(1), Le(1000), Doc("Iterations of the mean field.")] = 10
+    gaussian_width: Annotated[
+        float, Gt(0), Le(10_000), Doc("Width of the kernel over place alone, in pixels of the image.")
+    ] = 3.0
+    gaussian_weight: Annotated[float, Ge(0), Le(10_000), Doc("Weight of the kernel over place alone.")] = 3.0
+    bilateral_width: Annotated[
+        float, Gt(0), Le(10_000), Doc("Width of the kernel over place and colour, in pixels of the image.")
+    ] = 80.0
+    bilateral_colour: Annotated[
+        float, Gt(0), Le(10_000), Doc("Width of the kernel over place and colour, in grey levels (0 to 255).")
+    ] = 13.0
+    bilateral_weight: Annotated[float, Ge(0), Le(10_000), Doc("Weight of the kernel over place and colour.")] = 10.0
     prune: Annotated[
         bool,
         Doc(
-            "only classes that are most probable somewhere take part; the others are one rest of all their "
-            "probability, which no neighbour speaks for, and keep their order within it."
+            "Whether only classes take part that are most probable somewhere. The others become one rest with the "
+            "sum of their probabilities, which neighbours do not support, and keep their order within it."
         ),
     ] = True
-    scale: Annotated[float, Gt(0), Le(1), Doc("0.5 runs on half the height and width, with both widths halved.")] = 1.0
+    scale: Annotated[
+        float, Gt(0), Le(1), Doc("The field is computed at this share of height and width; widths shrink with it.")
+    ] = 1.0
     backend: Annotated[
         Literal["auto", "pydensecrf", "bilateral"],
         Doc(
             "`pydensecrf` filters on a permutohedral lattice; `bilateral` on a grid, in torch, also on a GPU. `auto` "
-            "takes the first where it is installed. The two differ by some percent of the pixels; the run says which."
+            "takes the first where it is installed. They differ by some percent of the pixels; the run records which "
+            "one ran."
         ),
     ] = "auto"
-    elsewhere: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.backend == "auto":
             found = "pydensecrf" if importlib.util.find_spec("pydensecrf") else "bilateral"
             object.__setattr__(self, "backend", found)
-        super().__post_init__()
 
     def probabilities(self, probabilities: Tensor, context: ImageContext) -> Tensor:
-        """c h w → the posterior in the same shape, in place."""
+        """c × h × w → the posterior in the same shape, in place."""
         return self._run(probabilities, context, apart=False)()
 
     @property
     def behind(self) -> int:
-        """How many images may wait for their field: as many as there are processes."""
+        """As many images as there are processes, with pydensecrf; else 0."""
         return _mean_field.count() if self.backend == "pydensecrf" else 0
 
     def begin(self, probabilities: Tensor, context: ImageContext) -> Callable[[], Tensor]:
-        """The same in a process of its own, where pydensecrf does it; the call waits for it."""
+        """The same in another process, with pydensecrf and where the maps are not too large to be sent."""
         return self._run(probabilities, context, apart=probabilities.numel() <= _WAITING)
 
     def _run(self, probabilities: Tensor, context: ImageContext, *, apart: bool) -> Callable[[], Tensor]:
@@ -141,7 +152,7 @@ class _Gaussian:
         self._scale = self._blur(torch.ones(1, *like.shape[1:], device=like.device)).rsqrt()
 
     def __call__(self, maps: Tensor) -> Tensor:
-        """c h w → the same."""
+        """c × h × w → the same."""
         return self._blur(maps * self._scale) * self._scale
 
     def _blur(self, maps: Tensor) -> Tensor:
@@ -178,7 +189,7 @@ class _BilateralGrid:
         self._scale = self._filter(torch.ones(pixels, 1, device=like.device)).rsqrt()
 
     def __call__(self, maps: Tensor) -> Tensor:
-        """c h w → the same."""
+        """c × h × w → the same."""
         flat = maps.flatten(1).T
         return (self._filter(flat * self._scale) * self._scale).T.reshape(maps.shape)
 

@@ -15,16 +15,17 @@ from ovlabel.types import WindowContext
 
 @dataclass(frozen=True)
 class Csa(Stage):
-    """softmax(q qᵀ / √d) + softmax(k kᵀ / √d): two terms, softmaxed apart and added, so rows sum to 2.
+    """softmax(q qᵀ / √d) + softmax(k kᵀ / √d): two terms, softmaxed apart and added, so rows add up to 2.
 
     [CLS] takes part; residual and feed-forward are kept (`encoder.last_block = "full"`).
+
     Source: Wang, Mei, Yuille: SCLIP, ECCV 2024 (arXiv 2312.01597), eq. 3.
     """
 
     replaces: ClassVar[frozenset[str]] = frozenset({"scores"})
 
     def scores(self, scores: Tensor, context: WindowContext) -> Tensor:
-        """Any scores → 2 b heads n n."""
+        """Any scores → 2 × b × heads × n × n."""
         queries, keys, _ = context.trace.qkv(context.trace.layers)
         return torch.stack((self_scores(queries), self_scores(keys)))
 

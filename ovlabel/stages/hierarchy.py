@@ -1,4 +1,4 @@
-"""Groups of classes decide first: what a group gathers, its classes gain."""
+"""Groups of classes are weighed first: a class gains with the probability of its group."""
 
 from __future__ import annotations
 
@@ -7,39 +7,40 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from annotated_doc import Doc
 from annotated_types import Ge, Le
 from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
 
+from ovlabel.fields import Doc
 from ovlabel.ops import bands
 from ovlabel.stages import Stage
 from ovlabel.types import ImageContext, TextBank
 
-_GROUPS = ("vocabulary", "clustered")
-_BAND_VALUES = 2**24  # cosines looked at together
+_BAND_VALUES = 2**24  # cosines in one band
 
 
 @dataclass(frozen=True)
 class Hierarchy(Stage):
-    """p(c) ∝ p(c) · P(group of c)^η, where P is the sum of the softmax over the group.
+    """p(c) ∝ p(c) · P(group of c)^η, where P is the sum of the probabilities within the group.
 
-    Source: the thesis that started this project, whose gate on raw cosines never opened; this is the exact marginal at
-    the logit scale. No published evidence; off in every published preset.
+    Source: Pablo García García, "Open-Vocabulary Semantic Segmentation for Generative AI", Master's thesis,
+    Universidad de Zaragoza, 2025, whose gate on raw
+    cosines never opened; this is the exact marginal at the logit scale. There is no published evidence for it; no
+    published preset uses it.
     """
 
-    exponent: Annotated[float, Ge(0), Le(100), Doc("η; 0 changes nothing.")] = 0.5
+    exponent: Annotated[float, Ge(0), Le(1000), Doc("η; 0 changes nothing.")] = 0.5
     groups: Annotated[
         Literal["vocabulary", "clustered"],
         Doc(
-            "those of the vocabulary, a class without one being alone; or classes joined by their text embeddings "
-            "(average linkage, cosine)."
+            "`vocabulary` takes the groups of the vocabulary, a class without one being a group of its own; "
+            "`clustered` joins classes by their text embeddings (average linkage, cosine distance)."
         ),
     ] = "vocabulary"
-    distance: Annotated[float, Ge(0), Le(2), Doc("up to which classes are joined, a cosine distance.")] = 0.3
+    distance: Annotated[float, Ge(0), Le(2), Doc("Cosine distance up to which classes are joined, if clustered.")] = 0.3
 
     def logits(self, logits: Tensor, context: ImageContext) -> Tensor:
-        """q H W cosines → the same, in place."""
+        """q × H × W cosines → the same, in place."""
         if not self.exponent:
             return logits
         owner = torch.from_numpy(self.group_of(context.bank)).to(logits.device)

@@ -1,4 +1,4 @@
-"""Key-key attention in the last block: NACLIP's similarity, without its neighbourhood."""
+"""NACLIP's key-key attention in the last block, without its neighbourhood."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ovlabel.types import WindowContext
 
 @dataclass(frozen=True)
 class Kk(Stage):
-    """softmax(k kᵀ / √d), one term; meant for `encoder.last_block = "attention"`.
+    """softmax(k kᵀ / √d), one term. Meant for `encoder.last_block = "attention"`.
 
     Source: Hajimiri, Ben Ayed, Dolz: NACLIP, WACV 2025 (arXiv 2404.08181).
     """
@@ -22,7 +22,7 @@ class Kk(Stage):
     replaces: ClassVar[frozenset[str]] = frozenset({"scores"})
 
     def scores(self, scores: Tensor, context: WindowContext) -> Tensor:
-        """Any scores → 1 b heads n n."""
+        """Any scores → 1 × b × heads × n × n."""
         _, keys, _ = context.trace.qkv(context.trace.layers)
         return self_scores(keys)[None]
 

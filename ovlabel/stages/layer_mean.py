@@ -1,4 +1,4 @@
-"""ITACLIP: the last attention shares its place with that of earlier layers."""
+"""ITACLIP: the last attention is averaged with that of earlier layers."""
 
 from __future__ import annotations
 
@@ -6,37 +6,40 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from annotated_doc import Doc
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, Len
 from torch import Tensor
 
 from ovlabel.errors import ConfigError
+from ovlabel.fields import Doc
 from ovlabel.ops import layer_at, self_scores
 from ovlabel.stages import Stage
 from ovlabel.types import Trace, WindowContext
 
 _LAYERS = (7, 8, 10)  # of twelve
-_KINDS = ("csa", "plain")
 
 
 @dataclass(frozen=True)
 class LayerMean(Stage):
-    """(1 − λ) A + λ · mean over earlier layers of their own attention; meant behind `csa`, `last_block = "residual"`.
+    """(1 − λ) A + λ · mean over earlier layers of their own attention. Meant to follow `csa`.
+
+    It is published with `encoder.last_block = "residual"`.
 
     Source: Aydın et al.: ITACLIP, CVPR-W 2025 (arXiv 2411.12044), sec. 3.2, and its published code.
     """
 
-    weight: Annotated[float, Ge(0), Le(1), Doc("λ, the earlier layers' share.")] = 0.5
+    weight: Annotated[float, Ge(0), Le(1), Doc("λ, the share of the earlier layers.")] = 0.5
     layers: Annotated[
-        tuple[Annotated[int, Ge(1), Le(256)], ...],
-        Doc("from 1; none: the 7th, 8th and 10th of twelve, and in a model of another depth those at the same share."),
+        tuple[Annotated[int, Ge(1), Le(1000)], ...],
+        Len(0, 64),
+        Doc("Layers to average, counted from 1; empty: the 7th, 8th and 10th of twelve, or those at the same depth."),
     ] = ()
     kind: Annotated[
-        Literal["csa", "plain"], Doc("what is taken of them: softmax(q qᵀ) + softmax(k kᵀ), or softmax(q kᵀ).")
+        Literal["csa", "plain"],
+        Doc("What is taken of the layers: softmax(q qᵀ) + softmax(k kᵀ) (`csa`), or softmax(q kᵀ) (`plain`)."),
     ] = "csa"
 
     def attention(self, attention: Tensor, context: WindowContext) -> Tensor:
-        """b heads n n → the same."""
+        """b × heads × n × n → the same."""
         each = [self._of(context.trace, layer) for layer in self._chosen(context.trace.layers)]
         return (1 - self.weight) * attention + self.weight * torch.stack(each).mean(0)
 

@@ -1,4 +1,4 @@
-"""Specks of a label give way to the label beside them."""
+"""Specks of a label take the label beside them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from annotated_doc import Doc
 from annotated_types import Ge, Le
 from scipy import ndimage
 from torch import Tensor
 
+from ovlabel.fields import Doc
 from ovlabel.stages import Stage
 from ovlabel.types import ImageContext
 
@@ -20,15 +20,15 @@ from ovlabel.types import ImageContext
 class MinArea(Stage):
     """Connected parts (8 neighbours) of fewer pixels take the label of the nearest pixel of a larger part.
 
-    The stored confidence stays that of the label a pixel had before. An image that is all specks stays as it is.
+    The stored confidence stays that of the label that a pixel had before. An image of specks alone stays as it is.
 
     Source: none; the usual removal of small components.
     """
 
-    pixels: Annotated[int, Ge(0), Le(2**28), Doc("the smallest part that stays, at image size.")] = 64
+    pixels: Annotated[int, Ge(0), Le(10**9), Doc("Size of the smallest part that stays, in pixels at image size.")] = 64
 
     def labels(self, labels: Tensor, context: ImageContext) -> Tensor:
-        """int64 H W → the same."""
+        """int64, H × W → the same."""
         values = labels.cpu().numpy()
         _, index = np.unique(values, return_inverse=True)
         index = index.reshape(values.shape) + 1

@@ -1,4 +1,4 @@
-"""NACLIP: a Gaussian prior that keeps each patch's attention in its neighbourhood."""
+"""NACLIP: a Gaussian prior that favours attention to nearby patches."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from functools import lru_cache
 from typing import Annotated
 
 import torch
-from annotated_doc import Doc
 from annotated_types import Gt, Le
 from torch import Tensor
 
+from ovlabel.fields import Doc
 from ovlabel.stages import Stage
 from ovlabel.types import WindowContext
 
 
 @dataclass(frozen=True)
 class Neighbours(Stage):
-    """Adds exp(−‖p − q‖² / 2σ²) to the scores of patches p and q; [CLS]'s row and column get nothing.
+    """Adds exp(−‖p − q‖² / 2σ²) to the scores of patches p and q; nothing is added to the row and column of [CLS].
 
     Source: Hajimiri, Ben Ayed, Dolz: NACLIP, WACV 2025 (arXiv 2404.08181), eq. 6. The prior is the Kronecker product
     of two one-dimensional Gaussians.
     """
 
-    sigma: Annotated[float, Gt(0), Le(10_000), Doc("width of the Gaussian, in patches.")] = 5.0
+    sigma: Annotated[float, Gt(0), Le(10_000), Doc("σ, the width of the Gaussian, in patches.")] = 5.0
 
     def scores(self, scores: Tensor, context: WindowContext) -> Tensor:
-        """t b heads n n → the same, every term with the prior added."""
+        """t × b × heads × n × n → the same, every term with the prior added."""
         return scores + prior(context.trace.grid, self.sigma).to(scores)
 
 

@@ -14,7 +14,7 @@ from ovlabel.types import WindowContext
 
 @dataclass(frozen=True)
 class Qq(Stage):
-    """softmax(q qᵀ / √d), one term; meant for `encoder.last_block = "attention"`.
+    """softmax(q qᵀ / √d), one term. Meant for `encoder.last_block = "attention"`.
 
     Source: Lan et al.: ClearCLIP, ECCV 2024 (arXiv 2407.12442).
     """
@@ -22,7 +22,7 @@ class Qq(Stage):
     replaces: ClassVar[frozenset[str]] = frozenset({"scores"})
 
     def scores(self, scores: Tensor, context: WindowContext) -> Tensor:
-        """Any scores → 1 b heads n n."""
+        """Any scores → 1 × b × heads × n × n."""
         queries, _, _ = context.trace.qkv(context.trace.layers)
         return self_scores(queries)[None]
 

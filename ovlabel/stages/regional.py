@@ -1,4 +1,4 @@
-"""Regional clues: class tokens that see one region each say what is there."""
+"""Regional clues: class tokens that see one region each."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from annotated_doc import Doc
 from annotated_types import Ge, Le
 from torch import Tensor
 
+from ovlabel.fields import Doc
 from ovlabel.ops import enlarge, normalise
 from ovlabel.stages import Stage
 from ovlabel.types import WindowContext
@@ -17,21 +17,21 @@ from ovlabel.types import WindowContext
 
 @dataclass(frozen=True)
 class Regional(Stage):
-    """(1 − ρ) cosines + ρ · cosines of regions, interpolated between the regions' centres.
+    """(1 − ρ) cosines + ρ · cosines of regions, interpolated between the centres of the regions.
 
-    A window's grid is cut into `side` × `side` regions. For each, a copy of the class token goes through CLIP's blocks
-    and sees only its region's patches and itself; patches never see it. The regions' cosines are brought to the mean
-    and the spread that the patches' have, as the two kinds lie at different heights.
+    The grid of a window is cut into `side` × `side` regions. For each, a copy of the class token passes CLIP's blocks
+    and sees only the patches of its region and itself; patches never see it. The cosines of regions are brought to the
+    mean and the spread of those of patches, since the two kinds have different ranges.
 
     Source: none that is published. The region tokens are those of CLIP-RC (Zhang et al., CVPR 2024), which trains its
     own; this is a form of them without training.
     """
 
-    weight: Annotated[float, Ge(0), Le(1), Doc("ρ, the regions' share.")] = 0.25
-    side: Annotated[int, Ge(1), Le(64), Doc("regions on each side of a window.")] = 4
+    weight: Annotated[float, Ge(0), Le(1), Doc("ρ, the share of the regions; 0 changes nothing.")] = 0.25
+    side: Annotated[int, Ge(1), Le(256), Doc("Regions on each side of a window.")] = 4
 
     def similarity(self, cosines: Tensor, context: WindowContext) -> Tensor:
-        """b q h w → the same."""
+        """b × q × h × w → the same."""
         if not self.weight:
             return cosines.clone()
         height, width = context.trace.grid

@@ -1,4 +1,4 @@
-"""ResCLIP's semantic feedback: a first segmentation says which patches belong together."""
+"""ResCLIP's semantic feedback: a first segmentation decides which patches belong together."""
 
 from __future__ import annotations
 
@@ -7,32 +7,26 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from annotated_doc import Doc
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from ovlabel.errors import ConfigError
+from ovlabel.fields import Doc
 from ovlabel.ops import enlarge, pamr, pamr_weights
 from ovlabel.stages import Stage
 from ovlabel.types import WindowContext
 
 _DILATIONS, _ITERATIONS = (8, 16), 10
-_MODES = ("literal", "repaired")
 _RIVALS = 2  # repaired: queries that are among so many best of any patch are refined
 
 
 @dataclass(frozen=True)
 class Sfr(Stage):
-    """τ · ((1 − λ) scores + λ Ŝ), where Ŝ is high between patches to which a first pass gives one label.
+    """τ · ((1 − λ) scores + λ Ŝ), where Ŝ is high between patches to which a first pass gives the same query.
 
-    The first pass goes through all later edits of scores and attention: its cosines, refined by PAMR on the window's
-    pixels, give each pixel its best query and each patch its most frequent one. Patches of one query are near; less so
-    if the straight way between them leaves it.
-
-    `mode = "literal"` does what the authors' code does; `"repaired"` what it means to do: the whole way is looked at
-    and not only its first part, the blur is two-dimensional instead of running on across rows, rows are scaled to a
-    maximum of 1 each instead of all by the largest, and nothing is rounded to half precision. It also refines only
-    queries that are among the two best of some patch, the others as one unrefined rest.
+    The first pass goes through all later edits of scores and attention. Its cosines, refined by PAMR on the pixels of
+    the window, give each pixel its best query, and each patch the most frequent query of its pixels. Patches of one
+    query are near in Ŝ, and less so if the straight way between them leaves the query.
 
     Source: Yang, Deng, Li, Duan: ResCLIP, CVPR 2025 (arXiv 2411.15851), eq. 7 to 11, and its published code, which runs
     PAMR in the loop; defaults of its COCO-Stuff config.
@@ -40,15 +34,23 @@ class Sfr(Stage):
 
     rescales: ClassVar[frozenset[str]] = frozenset({"scores"})
     mode: Annotated[
-        Literal["literal", "repaired"], Doc("what the authors' code does, or what it means to do; see above.")
+        Literal["literal", "repaired"],
+        Doc(
+            "`literal` computes what the authors' code computes. `repaired` computes what it means to: the whole way "
+            "between patches is examined and not only its first part, the blur is two-dimensional, each row is "
+            "scaled to a maximum of 1, nothing is rounded to half precision, and only queries are refined that are "
+            "among the two best of some patch."
+        ),
     ] = "literal"
-    threshold: Annotated[float, Ge(0), Le(1), Doc("pixels of less probability count as query 0.")] = 0.11
-    temperature: Annotated[float, Gt(0), Le(10_000), Doc("τ, in front of all.")] = 1.8
-    weight: Annotated[float, Ge(0), Le(1), Doc("λ, the share of the feedback.")] = 0.7
-    sigma: Annotated[float, Gt(0), Le(10_000), Doc("width of the blur, in patches.")] = 5.0
+    threshold: Annotated[
+        float, Ge(0), Le(1), Doc("Pixels of the first pass with less probability count as query 0.")
+    ] = 0.11
+    temperature: Annotated[float, Gt(0), Le(1000), Doc("τ, the factor of all.")] = 1.8
+    weight: Annotated[float, Ge(0), Le(1), Doc("λ, the share of Ŝ.")] = 0.7
+    sigma: Annotated[float, Gt(0), Le(10_000), Doc("Width of the Gaussian that blurs Ŝ, in patches.")] = 5.0
 
     def scores(self, scores: Tensor, context: WindowContext) -> Tensor:
-        """t b heads n n → the same, every term with the feedback; [CLS] gets none."""
+        """t × b × heads × n × n → the same, every term with the feedback; [CLS] gets none."""
         if context.preview is None:
             raise ConfigError("sfr needs a preview of the segmentation")
         labels = self._labels(context.preview(scores), context)
@@ -58,7 +60,7 @@ class Sfr(Stage):
         return edited
 
     def _labels(self, cosines: Tensor, context: WindowContext) -> Tensor:
-        """b q h w cosines → int64 b h w: each patch's most frequent best query, the smallest of equals."""
+        """b × q × h × w cosines → int64, b × h × w: each patch's most frequent best query, the smallest of equals."""
         size = (context.pixels.shape[-2], context.pixels.shape[-1])
         first = self._best_refined if self.mode == "literal" else self._best_pruned
         grids = [
@@ -68,7 +70,7 @@ class Sfr(Stage):
         return torch.stack(grids)
 
     def _best_refined(self, logits: Tensor, pixels: Tensor, size: tuple[int, int]) -> Tensor:
-        """1 q h w → int64 H W, the best query of every pixel."""
+        """1 × q × h × w → int64, H × W, the best query of every pixel."""
         maps = pamr(enlarge(logits, size), pamr_weights(pixels, _DILATIONS), _DILATIONS, _ITERATIONS)[0]
         best, query = maps.max(0)
         return query.masked_fill_((best - maps.logsumexp(0)).exp() < self.threshold, 0)
@@ -86,7 +88,7 @@ class Sfr(Stage):
         return query
 
     def _near(self, labels: Tensor) -> Tensor:
-        """int64 b h w → b h·w h·w: λ Ŝ."""
+        """int64, b × h × w → b × h·w × h·w: λ Ŝ."""
         near: Tensor = affinity(labels, self.sigma, self.mode)
         if self.mode == "repaired":
             scaled: Tensor = self.weight * near / near.amax(-1, keepdim=True)
@@ -96,7 +98,7 @@ class Sfr(Stage):
 
 
 def affinity(labels: Tensor, sigma: float, mode: str = "literal", decay: bool = True) -> Tensor:
-    """Patch labels b h w → Ŝ, b h·w h·w: rows add up to 1, before they are scaled.
+    """Patch labels b × h × w → Ŝ, b × h·w × h·w: rows add up to 1, before they are scaled.
 
     1 for patches of one label, exp(−distance / greatest distance) where the way between them leaves it (`decay`),
     0 for others; blurred along the keys, and divided by the rows' sums.
@@ -125,8 +127,8 @@ def clear_way(labels: Tensor, mode: str = "literal") -> Tensor:
     """bool b h·w h·w: whether the straight way from one patch to another keeps the first one's label.
 
     "repaired": the way has a sample for each step of the greater distance r, at j / r. "literal": samples lie at j / M
-    for every pair, M the greatest distance on the grid, and only the first r are looked at, so that only a first part
-    of the way is.
+    for every pair, M the greatest distance on the grid, and only the first r are examined, so that only a first
+    part of the way is.
     """
     batch, height, width = labels.shape
     flat = labels.flatten(1)
@@ -153,7 +155,7 @@ def _between(length: int, share: Tensor, device: torch.device) -> Tensor:
 
 
 def _on_the_way(height: int, width: int, step: int, distance: Tensor) -> Tensor:
-    """int64 h·w × h·w: the patch `step` steps along the way of each pair; rounded halves go up for both directions."""
+    """int64, h·w × h·w: the patch `step` steps along the way of each pair; rounded halves go up for both directions."""
     grid = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     y, x = (place.flatten().to(distance) for place in grid)
     share = step / distance.clamp_min(step).clamp_min(1)
@@ -178,7 +180,7 @@ def _kernel(sigma: float, length: int, like: Tensor) -> Tensor:
 
 
 def _vote(best: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """int64 H W → h w: the most frequent value of each patch, the smallest of equals. `shape` is (q, h, w)."""
+    """int64, H × W → h × w: the most frequent value of each patch, the smallest of equals. `shape` is (q, h, w)."""
     queries, height, width = shape
     tall, wide = best.shape[0] // height, best.shape[1] // width
     cells = best[: height * tall, : width * wide].reshape(height, tall, width, wide).permute(0, 2, 1, 3).flatten(2)

@@ -1,4 +1,4 @@
-"""Pixels that are unsure take the mean of their likes."""
+"""PAMR where the labels are uncertain, and nowhere else."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from annotated_doc import Doc
-from annotated_types import Ge, Le, MaxLen, MinLen
+from annotated_types import Ge, Le, Len
 from torch import Tensor
 
+from ovlabel.fields import Doc
 from ovlabel.ops import bands, enlarge, pamr, pamr_weights
 from ovlabel.stages import Stage
 from ovlabel.types import ImageContext
 
-_BAND_VALUES = 2**24  # cosines looked at together
+_BAND_VALUES = 2**24  # cosines in one band
 
 
 @dataclass(frozen=True)
 class Smooth(Stage):
-    """PAMR where the entropy of the probabilities is above a share of its greatest; elsewhere nothing changes.
+    """PAMR where the entropy of the probabilities is above a share of its maximum; elsewhere nothing changes.
 
-    Takes two copies of the maps. Source: none that is published; the gate is this project's, the mean is PAMR's
-    (Araslanov & Roth, CVPR 2020).
+    Takes two copies of the maps.
+
+    Source: none that is published; the gate is this project's, the mean is PAMR's (Araslanov, Roth, CVPR 2020).
     """
 
-    entropy: Annotated[float, Ge(0), Le(1), Doc("the share of the greatest entropy; 1 changes nothing.")] = 0.3
-    iterations: Annotated[int, Ge(1), Le(1000), Doc("how often, as in `pamr`.")] = 10
+    entropy: Annotated[float, Ge(0), Le(1), Doc("Share of the maximal entropy; 1 changes nothing.")] = 0.3
+    iterations: Annotated[int, Ge(1), Le(1000), Doc("How often PAMR's mean is taken.")] = 10
     dilations: Annotated[
         tuple[Annotated[int, Ge(1), Le(4096)], ...],
-        MinLen(1),
-        MaxLen(16),
-        Doc("how far the eight neighbours lie, in pixels of the maps, one ring each, as in `pamr`."),
+        Len(1, 16),
+        Doc("How far the eight neighbours lie from a pixel, in pixels of the maps; one ring for each number."),
     ] = (1, 2, 4, 8)
 
     def logits(self, logits: Tensor, context: ImageContext) -> Tensor:
-        """q H W cosines → the same, in place."""
+        """q × H × W cosines → the same, in place."""
         if self.entropy == 1 or len(logits) < 2:
             return logits
         size = (logits.shape[-2], logits.shape[-1])

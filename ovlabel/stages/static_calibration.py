@@ -1,4 +1,4 @@
-"""ExCEL's static visual calibration: a second path through the last blocks that only gathers what agrees."""
+"""ExCEL's static visual calibration: a second path through the last blocks, by self-correlation."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
-from annotated_doc import Doc
 from annotated_types import Ge, Le
 from torch import Tensor
 
+from ovlabel.fields import Doc
 from ovlabel.ops import self_scores
 from ovlabel.stages import Stage
 from ovlabel.types import WindowContext
@@ -19,19 +19,19 @@ from ovlabel.types import WindowContext
 class StaticCalibration(Stage):
     """Patches take, block by block, what a self-correlation of the original path gathers; no feed-forward.
 
-    The path starts as a copy of what enters the first of the last `blocks` blocks. In each, queries, keys and values
-    are the original path's, the attention is ⅓ (softmax(q qᵀ) + softmax(k kᵀ) + softmax(v vᵀ)), summed over heads and
-    shared by all of them. [CLS] stays the original path's.
+    The second path starts as a copy of what enters the first of the last `blocks` blocks. In each, queries, keys and
+    values are the original path's, and the attention is ⅓ (softmax(q qᵀ) + softmax(k kᵀ) + softmax(v vᵀ)), summed over
+    heads and used by all of them. [CLS] stays the original path's.
 
     Source: Yang et al.: ExCEL, CVPR 2025 (arXiv 2503.20826), sec. 3.3 (SVC), without its normalisation over tokens,
-    which presumes that the image's classes are known; the dual path is CLIP Surgery's (Li et al., 2023).
+    which presumes that the classes of the image are known; the dual path is CLIP Surgery's (Li et al., 2023).
     """
 
     replaces: ClassVar[frozenset[str]] = frozenset({"block"})
-    blocks: Annotated[int, Ge(1), Le(256), Doc("how many, counted from the last.")] = 5
+    blocks: Annotated[int, Ge(1), Le(1000), Doc("Number of blocks, counted from the last.")] = 5
 
     def block(self, block: Tensor, context: WindowContext) -> Tensor:
-        """b n width → the same, patches from the second path."""
+        """b × n × width → the same, patches from the second path."""
         trace = context.trace
         first = max(1, trace.layers - self.blocks + 1)
         path = trace.tokens(first)

@@ -1,4 +1,4 @@
-"""Joint bilateral upsampling: cosines between patches follow the window's colours; no weights."""
+"""Joint bilateral upsampling: cosines of patches follow the colours of the window; no weights."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from annotated_doc import Doc
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
+from ovlabel.fields import Doc
 from ovlabel.stages import Stage
 from ovlabel.types import WindowContext
 
 
 @dataclass(frozen=True)
 class Upsample(Stage):
-    """Each cell of a finer grid takes the mean of the patches around it, nearer and more alike in colour counting more.
+    """Each cell of a finer grid takes a mean of the patches around it; nearer ones and those of like colour count more.
 
     Source: Kopf, Cohen, Lischinski, Uyttendaele: Joint Bilateral Upsampling, SIGGRAPH 2007, eq. 3.
     """
 
-    factor: Annotated[int, Ge(1), Le(64), Doc("how much finer the new grid is.")] = 4
-    radius: Annotated[int, Ge(1), Le(64), Doc("patches looked at on each side.")] = 2
-    sigma_space: Annotated[float, Gt(0), Le(10_000), Doc("width of the Gaussian over distance, in patches.")] = 0.75
+    factor: Annotated[int, Ge(1), Le(64), Doc("Cells of the finer grid to a patch side.")] = 4
+    radius: Annotated[int, Ge(1), Le(64), Doc("Patches on each side that take part in the mean.")] = 2
+    sigma_space: Annotated[float, Gt(0), Le(10_000), Doc("Width of the Gaussian over distance, in patches.")] = 0.75
     sigma_colour: Annotated[
         float,
         Gt(0),
         Le(10_000),
-        Doc("width of the Gaussian over colour, in the model's normalised units (0.25 is some 17 grey levels)."),
+        Doc("Width of the Gaussian over colour, in the model's normalised units; 0.25 is some 17 grey levels."),
     ] = 0.25
 
     def similarity(self, cosines: Tensor, context: WindowContext) -> Tensor:
-        """b q h w → b q h·factor w·factor."""
+        """b × q × h × w → b × q × h·factor × w·factor."""
         height, width = cosines.shape[-2:]
         fine = F.interpolate(context.pixels, (height * self.factor, width * self.factor), mode="area")
         coarse = F.avg_pool2d(fine, self.factor)

@@ -1,1 +1,1 @@
-"""The Zarr store: its layout, its records, who may write to it, and whether it is what it says."""
+"""The Zarr store: its layout, commit records and lock; reading, writing and verifying it. README.md is its manual."""

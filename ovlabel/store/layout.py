@@ -22,18 +22,23 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 from ovlabel.errors import StoreError
-from ovlabel.store.lock import Shard
+
+if TYPE_CHECKING:
+    from ovlabel.store.lock import Shard
 
 FORMAT = 2
 METADATA = "zarr.json"
+CHUNKS = "chunks"  # the folder of the chunks
+LOCK = re.compile(r"\.lock(?:-\d+of\d+)?")  # the lock of the whole store, or that of a shard
 INNER = 2**16  # values in an inner chunk of an array: what reading a part of an image decompresses
-METADATA_BYTES = 2**30  # of a metadata file, at the most
+METADATA_BYTES = 2**30  # the largest metadata file that is read
 MOST_CLASSES = 2**16 - 2
 _CHUNK = re.compile(r"(\d{8})-[0-9a-f]{8}(?:-(\d+of\d+))?")
+_REMOVABLE = re.compile(rf"{CHUNKS}|{CHUNKS}/{_CHUNK.pattern}|(?:{CHUNKS}/)?zarr\.(?:\w+\.)*partial|{LOCK.pattern}")
 
 
 def new_name(number: int, shard: Shard | None) -> str:
@@ -59,37 +64,53 @@ def shard_of(name: str) -> str:
 
 def chunk_path(store: Path, name: str) -> Path:
     """The folder of a chunk."""
-    return store / "chunks" / name
+    return store / CHUNKS / name
 
 
 def chunk_names(store: Path) -> list[str]:
     """The names of all chunks, in order; links and other things are passed over."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(store / "chunks") as entries:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(store / CHUNKS) as entries:
         return sorted(e.name for e in entries if _CHUNK.fullmatch(e.name) and e.is_dir(follow_symlinks=False))
     return []
 
 
-def remove_chunk(store: Path, name: str) -> None:
-    """Remove a chunk: its metadata first, so that what is left of an interrupted removal is no chunk.
+def remove(store: Path, name: str) -> None:
+    """Remove a part of a store. Nothing inside a store is deleted in any other way.
 
-    This is the only way in which anything inside a store is deleted.
+    A chunk loses its metadata first, so that what is left of an interrupted removal is no chunk. A part that is not
+    there any more is no error.
 
     Args:
         store: the store.
-        name: of a chunk.
+        name: the part as seen from the store: a chunk ("chunks/00000001-5f0c3a9e"), the folder "chunks" (which stays
+            where it holds anything), a file that was never finished ("zarr.json.….partial"), or a lock (".lock").
 
     Raises:
-        StoreError: `name` is no chunk's, or the way to it leads through a link and so, perhaps, out of the store.
+        StoreError: `name` is none of these, or it is a link or lies behind one and so, perhaps, outside the store.
+        OSError: a file can't be removed.
     """
-    node = chunk_path(store, name)
-    if not _CHUNK.fullmatch(name):
-        raise StoreError(f"{node} is no chunk of the store; nothing was removed")
-    for part in (node.parent, node):
+    path = store / name
+    if not _REMOVABLE.fullmatch(name):
+        raise StoreError(f"{path} is no part of a store that may be removed; nothing was removed")
+    for part in dict.fromkeys((store / PurePosixPath(name).parts[0], path)):
         if part.is_symlink():
             raise StoreError(f"{part} is a link; nothing is removed through it")
-    with contextlib.suppress(OSError):
-        (node / METADATA).unlink(missing_ok=True)
-    shutil.rmtree(node, ignore_errors=True)
+    if name == CHUNKS:
+        with contextlib.suppress(OSError):
+            path.rmdir()
+    elif _CHUNK.fullmatch(path.name):
+        with contextlib.suppress(OSError):
+            (path / METADATA).unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def partial_files(store: Path) -> list[str]:
+    """The files that were begun and never finished, as seen from the store."""
+    found = [*store.glob("*.partial"), *(store / CHUNKS).glob("*.partial")]
+    names = (path.relative_to(store).as_posix() for path in found if not path.is_symlink() and path.is_file())
+    return sorted(name for name in names if _REMOVABLE.fullmatch(name))
 
 
 def group(attributes: dict[str, Any]) -> bytes:
@@ -98,11 +119,15 @@ def group(attributes: dict[str, Any]) -> bytes:
 
 
 def exists(path: Path) -> bool:
-    """Whether a store is there; a folder in which one was begun holds none yet. Raises StoreError for anything else."""
+    """Whether there is a store at a path; a folder in which one was begun holds none yet.
+
+    Raises:
+        StoreError: the path leads to a file, or to a folder that holds something else.
+    """
     if (path / METADATA).exists():
         return True
     parts = path.rglob("*") if path.is_dir() else []
-    ours = ("chunks", METADATA)
+    ours = (CHUNKS, METADATA)
     if (path.exists() and not path.is_dir()) or any(
         part.name not in ours and part.suffix != ".partial" and not part.name.startswith(".lock") for part in parts
     ):

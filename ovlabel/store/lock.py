@@ -1,10 +1,12 @@
-"""One writer at a time: a lock with an owner and a heartbeat. Standard library only.
+"""One writer at a time: a lock file that names its owner and is touched every few seconds. Standard library only.
 
-Two guards, because neither suffices everywhere. `flock` on the lock file is exact on one machine and lets go when the
-process ends, however it ends; some network file systems have none, or none between machines. So the file also names its
-owner, who touches it every few seconds: a foreign owner counts as dead when nothing has moved for `DEAD_SECONDS` by the
-watcher's own monotonic clock (clocks of two machines are never compared, and none that jumps is read). An owner who was
-given up while it slept finds out before its next commit (`Lock.check`).
+Two mechanisms work together, because neither suffices on every file system. `flock` on the lock file is exact on one
+machine, and the kernel releases it when the process ends, however it ends; some network file systems do not know it, or
+do not pass it on between machines. Therefore the file also names its owner, and a thread of the owner sets the file's
+modification time every `BEAT_SECONDS`. A process that finds an owner of another machine watches the file: the owner
+counts as dead when the file has not changed for `DEAD_SECONDS` on the watching process's own monotonic clock. Clocks of
+two machines are never compared, and no clock that can jump is read. An owner that was suspended, and lost its lock
+meanwhile, notices it before its next commit (`Lock.check`).
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ import fcntl
 import json
 import logging
 import os
-import re
 import socket
 import threading
 import time
@@ -28,21 +29,30 @@ from typing import Any
 
 from ovlabel import files
 from ovlabel.errors import BusyError, StoreError
+from ovlabel.store.layout import LOCK, remove
 from ovlabel.store.record import now
 
 log = logging.getLogger("ovlabel")
 
-BEAT_SECONDS = 5.0
-DEAD_SECONDS = 30.0
-_LARGEST = 2**24  # bytes of a lock file
-_POLL_SECONDS = 0.5
-_SAY_SECONDS = 60.0
-_NAME = re.compile(r"\.lock(-\d+of\d+)?")
+BEAT_SECONDS = 5.0  # between two touches of the lock file by its owner
+DEAD_SECONDS = 30.0  # without a touch: the owner counts as dead
+_LARGEST = 2**24  # bytes of a lock file that are read
+_POLL_SECONDS = 0.5  # between two looks at another owner's file
+_SAY_SECONDS = 60.0  # between two lines of the log while waiting
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `index` (from 1) of `count`: each key belongs to one of them, whatever else there is."""
+    """One of several parts of a folder that are annotated independently; a key's part depends on the key alone.
+
+    Attributes:
+        index: which part, from 1 to `count`.
+        count: how many parts there are.
+
+    Example:
+        >>> str(Shard(2, 8))
+        '2of8'
+    """
 
     index: int
     count: int
@@ -56,8 +66,9 @@ class Lock:
     """A lock that is held.
 
     Attributes:
-        path: its file. owner: what the file says of this process; its `token` is nobody else's.
-        suspects: what earlier owners, who died, had in work.
+        path: the lock file.
+        owner: this process as the file names it: host, process id, start, and a `token` that no other lock has.
+        suspects: keys of the images that earlier owners were working on when they died.
     """
 
     path: Path
@@ -69,7 +80,12 @@ class Lock:
     _heart: threading.Thread | None = None
 
     def check(self) -> None:
-        """Raise StoreError if the store was removed, BusyError if somebody else took the lock over."""
+        """Make sure that the lock is still this process's own.
+
+        Raises:
+            StoreError: the store or its lock file was removed, or the file can't be read.
+            BusyError: another process has taken the lock over.
+        """
         try:
             with self._telling:
                 owner: dict[str, Any] | None = _said(self.path)
@@ -85,44 +101,50 @@ class Lock:
             raise BusyError(f"{self.path.parent}: {_named(owner)} took the lock over; nothing more is written here")
 
     def note(self, work: list[str]) -> None:
-        """Say what is in work, in case that this process dies of it."""
-        with contextlib.suppress(OSError), self._telling:  # a full disk will be told where it matters
+        """Write into the lock file which images are in work, for the next run, should this process die of one of them.
+
+        Args:
+            work: keys of images.
+        """
+        with contextlib.suppress(OSError), self._telling:  # the next commit reports a full disk
             _say(self._handle, {**self.owner, "work": work})
 
     def start(self) -> None:
-        """Begin to beat."""
+        """Start the thread that touches the lock file."""
         self._heart = threading.Thread(target=self._beat, name="ovlabel lock", daemon=True)
         self._heart.start()
 
     def _beat(self) -> None:
+        """Touch the lock file every few seconds, until the lock is released."""
         while not self._stopped.wait(BEAT_SECONDS):
             with contextlib.suppress(OSError):
                 os.utime(self._handle)
 
     def release(self) -> None:
-        """Remove the file, if it is still this owner's, and let go."""
+        """Remove the lock file, if it still names this owner, and close it."""
         self._stopped.set()
         if self._heart is not None:
-            self._heart.join()  # before its file is closed, and its number given to another
+            self._heart.join()  # before the file is closed: its descriptor could be given to another file
         try:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, StoreError):
                 if (_owner(self.path) or {}).get("token") == self.owner["token"]:
-                    self.path.unlink()
+                    remove(self.path.parent, self.path.name)
         finally:
             os.close(self._handle)
 
 
 @contextlib.contextmanager
 def locked(store: Path, shard: Shard | None = None, *, wait: bool = False) -> Iterator[Lock]:
-    """Hold a store's folder (made if need be) against other writers.
-
-    Without `shard` nobody else may write; shards of one count may write beside each other.
+    """Hold the lock of a store's folder, which is made if it is not there.
 
     Args:
-        wait: stay until the others are done, with a line a minute.
+        store: the folder.
+        shard: the shard that is written; shards of one count may write at the same time. None: no other process may.
+        wait: wait until the other processes are done, with a line in the log every minute.
 
     Raises:
-        BusyError: somebody else is writing; names who. StoreError: the folder can't be made or locked.
+        BusyError: another process is writing; the message names it.
+        StoreError: the folder can't be made or locked.
     """
     made = not store.exists()
     lock = _patiently(store, shard) if wait else _all(store, shard)
@@ -137,12 +159,17 @@ def locked(store: Path, shard: Shard | None = None, *, wait: bool = False) -> It
 
 
 def owners(store: Path) -> list[str]:
-    """Who holds a lock on the store, or died with it; for people to read."""
-    names = sorted(path for path in store.glob(".lock*") if _NAME.fullmatch(path.name))
+    """The processes that hold a lock on a store, or died while they held one, each in words.
+
+    Args:
+        store: the store's folder.
+    """
+    names = sorted(path for path in store.glob(".lock*") if LOCK.fullmatch(path.name))
     return [_named(owner) for path in names if (owner := _owner(path)) is not None]
 
 
 def _patiently(store: Path, shard: Shard | None) -> Lock:
+    """Take the lock as soon as no other process holds one that excludes it."""
     said = -_SAY_SECONDS
     while True:
         try:
@@ -155,9 +182,9 @@ def _patiently(store: Path, shard: Shard | None) -> Lock:
 
 
 def _all(store: Path, shard: Shard | None) -> Lock:
-    """Take the lock of a shard, or of all; then see that nobody holds one that excludes it, or give it back.
+    """Take the lock of a shard, or of the whole store; release it again if another lock excludes it.
 
-    Both sides take first and look then, so two can give way to each other but never both go on.
+    Every process takes its own lock first and then looks for others: two may both give up, but never both go on.
     """
     own = store / (".lock" if shard is None else f".lock-{shard}")
     try:
@@ -166,10 +193,10 @@ def _all(store: Path, shard: Shard | None) -> Lock:
         raise StoreError(f"cannot make {store}: {error.strerror}") from None
     lock = _take(own)
     try:
-        for other in sorted(entry.name for entry in os.scandir(store) if _NAME.fullmatch(entry.name)):
+        for other in sorted(entry.name for entry in os.scandir(store) if LOCK.fullmatch(entry.name)):
             beside = shard is not None and other.endswith(f"of{shard.count}")
             if other != own.name and not beside:
-                _take(store / other).release()  # one that a dead owner left goes
+                _take(store / other).release()  # removes a lock that a dead owner left
     except BaseException:
         lock.release()
         raise
@@ -177,6 +204,7 @@ def _all(store: Path, shard: Shard | None) -> Lock:
 
 
 def _take(path: Path) -> Lock:
+    """Take one lock file. Raises BusyError where a living process holds it, StoreError where it can't be locked."""
     while True:
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
@@ -202,7 +230,7 @@ def _take(path: Path) -> Lock:
             }
             _say(handle, {**owner, "work": suspects})
             return Lock(path, owner, suspects, handle)
-        except FileNotFoundError:  # its owner let go of it, and removed it, meanwhile
+        except FileNotFoundError:  # its owner has released and removed it meanwhile: try again
             os.close(handle)
         except OSError as error:
             os.close(handle)
@@ -213,7 +241,7 @@ def _take(path: Path) -> Lock:
 
 
 def _flock(handle: int, path: Path) -> bool:
-    """Whether the file system knows flock. Raises BusyError where another process has it."""
+    """Call flock, and return whether the file system knows it. Raises BusyError where another process holds it."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -224,7 +252,7 @@ def _flock(handle: int, path: Path) -> bool:
 
 
 def _outlive(path: Path, handle: int, exact: bool) -> None:
-    """Come back once an owner that the file names is known to be dead. Raises BusyError where it moves."""
+    """Return once the owner that the file names counts as dead. Raises BusyError if the file is touched."""
     if os.fstat(handle).st_size == 0:
         return
     owner = _owner(path) or {}
@@ -240,14 +268,14 @@ def _outlive(path: Path, handle: int, exact: bool) -> None:
 
 
 def _say(handle: int, said: dict[str, Any]) -> None:
-    """Write the file anew in place, so that flock goes on holding it; its end is cut last."""
+    """Write the file's content in place, so that flock stays in force, and cut off what is left of the old content."""
     data = json.dumps(said).encode()
     os.pwrite(handle, data, 0)
     os.ftruncate(handle, len(data))
 
 
 def _owner(path: Path) -> dict[str, Any] | None:
-    """What a lock file says of its owner; {} while it says nothing yet, None where there is none."""
+    """The owner that a lock file names; {} where it names none yet, None where there is no file."""
     try:
         return _said(path)
     except FileNotFoundError:
@@ -257,7 +285,7 @@ def _owner(path: Path) -> dict[str, Any] | None:
 
 
 def _said(path: Path) -> dict[str, Any]:
-    """Raises OSError, ValueError."""
+    """The content of a lock file. Raises OSError or ValueError where it can't be read."""
     try:
         said, _ = json.JSONDecoder().raw_decode(files.read_up_to(path, _LARGEST).decode())
     except RecursionError as error:
@@ -266,10 +294,12 @@ def _said(path: Path) -> dict[str, Any]:
 
 
 def _busy(path: Path, owner: dict[str, Any] | None) -> str:
+    """The message of a BusyError."""
     return f"{path.parent} is being written by {_named(owner or {})}; wait for it (--wait), or stop it"
 
 
 def _named(owner: dict[str, Any]) -> str:
+    """An owner in words: its process, its host if that is another one, and since when it holds the lock."""
     if "pid" not in owner:
         return "another process"
     host = "" if owner.get("host") == socket.gethostname() else f" on {owner.get('host')}"
@@ -277,7 +307,7 @@ def _named(owner: dict[str, Any]) -> str:
 
 
 def _boot() -> str:
-    """This machine since it was started."""
+    """What identifies this machine since it was started last: Linux's boot id, elsewhere the host name."""
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return socket.gethostname()

@@ -1,4 +1,4 @@
-"""What a store says of itself: whose labels it holds, of which folder, written by which run."""
+"""The attributes of a store's root: its classes, its folder of photographs, and the run that it belongs to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import platform
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,9 @@ class StoredClass:
 
     Attributes:
         name: as in the vocabulary.
-        id: the dataset's own id, or None.
-        kind: "stuff", "thing", "material", or "" where the vocabulary does not say.
-        group: the supercategory, or "".
+        id: the dataset's own number for the class, or None where the vocabulary gives none.
+        kind: "stuff", "thing" or "material"; "" where the store names none.
+        group: the supercategory, or "" where the vocabulary gives none.
         colour: red, green and blue, 0 to 255 each.
     """
 
@@ -42,20 +42,31 @@ class StoredClass:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The attributes of a store's root, checked once.
+    """The attributes of a store's root, checked once and frozen.
 
     Attributes:
-        id: of the store, in hex; commit records name it.
+        id: of the store, 32 hex digits; its commit records name it.
         created: when it was made, ISO 8601 in UTC.
         folder: the photographs, as an absolute path at the time of the last run.
         folder_from_store: the same as seen from the store's own folder, so that both can move together.
         classes: in label order.
         background: index of the background class, or None.
-        vocabulary: all that the vocabulary says of every class, in label order.
+        vocabulary: the whole entry of every class in its vocabulary, as plain JSON values, in label order.
         labels: "dtype", and the values of labels that are no class: "not_annotated", "below_threshold".
         written: the run as written (`RunIdentity.written`).
         run: the run as resolved (`RunIdentity.resolved`).
-        versions: of ovlabel and of what its results depend on, when the store was made.
+        versions: of Python, ovlabel and the packages that results depend on, when the store was made.
+        others: attributes that ovlabel does not know, added by other programs; they are kept as they are.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from ovlabel.text.vocabulary import load_vocabulary
+        >>> words, run = load_vocabulary("classes:cat, dog"), {"store": {"probabilities": "top5"}}
+        >>> manifest = Manifest.new(Path("s.zarr"), Path("images"), words, run, written={})
+        >>> manifest.classes[1].name, manifest.probabilities, manifest.labels["not_annotated"]
+        ('dog', 'top5', 255)
+        >>> Manifest.from_json(Path("s.zarr"), manifest.to_json()) == manifest
+        True
     """
 
     id: str
@@ -69,6 +80,12 @@ class Manifest:
     written: Mapping[str, Any]
     run: Mapping[str, Any]
     versions: Mapping[str, str]
+    others: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def probabilities(self) -> str:
+        """Which probability maps are kept: "none", "full", or "top" and a number (`store.probabilities`)."""
+        return str(self.run["store"]["probabilities"])
 
     @classmethod
     def new(
@@ -93,7 +110,14 @@ class Manifest:
         return replace(empty, labels=labels).settled(path, folder, vocabulary, written)
 
     def settled(self, path: Path, folder: Path, vocabulary: Vocabulary, written: Mapping[str, Any]) -> Manifest:
-        """The same with what may change from run to run: places, the run as written, and how classes are drawn."""
+        """The same with what may change from run to run: places, the run as written, and how classes are drawn.
+
+        Args:
+            path: the store.
+            folder: the photographs.
+            vocabulary: the classes.
+            written: the run as written.
+        """
         real = folder.resolve()
         entries = vocabulary.content()["classes"]
         return replace(
@@ -126,7 +150,9 @@ class Manifest:
         own = {name: attributes[name] for name in _PLAIN}
         pairs = zip(attributes["vocabulary"], attributes["colours"], strict=True)
         classes = tuple(_class_of(entry, (c[0], c[1], c[2])) for entry, c in pairs)
-        return cls(**own, classes=classes, vocabulary=tuple(attributes["vocabulary"]))
+        manifest = cls(**own, classes=classes, vocabulary=tuple(attributes["vocabulary"]))
+        known = manifest.to_json().keys()
+        return replace(manifest, others={name: value for name, value in attributes.items() if name not in known})
 
     def to_json(self) -> dict[str, Any]:
         """The attributes of the root, as plain JSON values; the inverse of `from_json`."""
@@ -144,6 +170,7 @@ class Manifest:
             "written": self.written,
             "run": self.run,
             "versions": self.versions,
+            **self.others,
         }
 
     def write(self, path: Path, *, new: bool = False) -> None:
@@ -161,7 +188,14 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of the store at `path`. Raises StoreError where there is none, or a damaged one."""
+    """Read the manifest of a store.
+
+    Args:
+        path: the store.
+
+    Raises:
+        StoreError: there is no store at the path, or its manifest is damaged or of another format.
+    """
     try:
         node = json.loads(files.read_up_to(path / METADATA, METADATA_BYTES))
     except (FileNotFoundError, NotADirectoryError):
@@ -177,7 +211,9 @@ _PLAIN = ("id", "created", "folder", "folder_from_store", "background", "labels"
 
 def _class_of(entry: Mapping[str, Any], colour: Colour) -> StoredClass:
     """A class from its entry in the vocabulary."""
-    return StoredClass(entry["name"], entry.get("id"), entry.get("kind") or "", entry.get("group") or "", colour)
+    number = entry.get("id")
+    own = number if type(number) is int else None
+    return StoredClass(entry["name"], own, entry.get("kind") or "", entry.get("group") or "", colour)
 
 
 def _wrong(attributes: dict[str, Any]) -> list[str]:
@@ -207,6 +243,7 @@ def _wrong(attributes: dict[str, Any]) -> list[str]:
 
 
 def _is_entry(value: Any, name: str) -> bool:
+    """Whether this is a class of that name, as a vocabulary writes it."""
     if not isinstance(value, dict) or value.get("name") != name:
         return False
     words = all(isinstance(value.get(key) or "", str) for key in ("kind", "group"))
@@ -214,6 +251,7 @@ def _is_entry(value: Any, name: str) -> bool:
 
 
 def _is_colour(value: Any) -> bool:
+    """Whether this is a list of three whole numbers from 0 to 255."""
     return isinstance(value, list) and len(value) == 3 and all(type(part) is int and 0 <= part <= 255 for part in value)
 
 

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ovlabel import files
 from ovlabel.errors import StoreError
-from ovlabel.store.layout import INNER, METADATA, METADATA_BYTES, chunk_names, chunk_path, number_of
+from ovlabel.store.arrays import ArrayReader
+from ovlabel.store.commits import last_commit, read_commits
+from ovlabel.store.layout import number_of
 from ovlabel.store.manifest import Manifest, StoredClass, read_manifest
-from ovlabel.store.record import Record, crc32, unpack
+from ovlabel.store.record import Record, crc32
 from ovlabel.types import ImageItem, LabelMap
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-_OPEN = 64  # arrays kept open for reading
 
 
 def open_store(path: str | Path) -> Store:
@@ -32,8 +27,11 @@ def open_store(path: str | Path) -> Store:
     Args:
         path: a folder that `ovlabel annotate` has written.
 
+    Returns:
+        A store that has no method that writes. It needs no lock, also while a run is writing.
+
     Raises:
-        StoreError: there is no store, or it can't be read.
+        StoreError: there is no store, it was written in another format, or it can't be read.
 
     Example:
         >>> import ovlabel
@@ -59,47 +57,77 @@ class TopProbabilities(NamedTuple):
 
 
 class StoredImage:
-    """One annotated image; arrays are read when asked for."""
+    """One annotated image of a store; arrays are read when asked for.
+
+    Attributes:
+        record: size, place and checksums of the image, from its commit.
+
+    Example:
+        >>> import ovlabel, tempfile
+        >>> from ovlabel.store.example import write_example
+        >>> store = ovlabel.open_store(write_example(tempfile.mkdtemp()) / "images.ovlabel.zarr")
+        >>> store["b.png"].labels.tolist(), float(store["b.png"].confidence.max())
+        ([[2, 2], [1, 0]], 1.0)
+    """
 
     def __init__(self, store: Store, record: Record) -> None:
         self._store, self.record = store, record
 
     @property
     def key(self) -> str:
-        """Path relative to the folder."""
+        """The image's path relative to the folder, with `/` between its parts."""
         return self.record.key
 
     @property
     def path(self) -> Path:
-        """The photograph."""
+        """Where the photograph lies, if it is still there."""
         return self._store.folder / self.record.key
 
     @property
     def labels(self) -> LabelMap:
-        """H W class indices at image size; see `Prediction.labels` for the two values kept apart."""
+        """The label map: class indices, uint8 (uint16 above 254 classes), H × W at image size.
+
+        The largest value means "not annotated", the one before it "below threshold" (see `Prediction.labels`).
+
+        Raises:
+            StoreError: the array is damaged or gone.
+        """
         labels: LabelMap = self._pixels("labels")
         return labels
 
     @property
     def confidence(self) -> npt.NDArray[np.float32]:
-        """H W, 0 to 1 in steps of 1/255: probability of the winning class."""
+        """The probability of the winning class: float32, H × W at image size, 0 to 1 in steps of 1/255.
+
+        Raises:
+            StoreError: the array is damaged or gone.
+        """
         return _unquantised(self._pixels("confidence"))
 
     @property
     def probabilities(self) -> TopProbabilities | npt.NDArray[np.float32] | None:
-        """`TopProbabilities` (top-k stores), float32 c h w (full stores), or None; at working size."""
+        """The kept probability maps, h × w at working size; what they are depends on the run's `store.probabilities`.
+
+        Returns:
+            `TopProbabilities` ("top1", "top5", …), float32 c × h × w of all classes ("full"), or None ("none").
+
+        Raises:
+            StoreError: an array is damaged or gone.
+        """
         if not self.record.maps:
             return None
         values = _unquantised(self._maps("probabilities"))
-        if self._store.manifest.run["store"]["probabilities"] == "full":
+        if self._store.manifest.probabilities == "full":
             return values
         return TopProbabilities(self._maps("classes"), values)
 
     def _pixels(self, name: str) -> Any:
+        """An array of the image's pixels, H × W."""
         shape = (self.record.height, self.record.width)
         return self._store.read(self.record, name, self.record.pixel, shape)
 
     def _maps(self, name: str) -> Any:
+        """An array of the image's probability maps, k × h × w."""
         return self._store.read(self.record, name, self.record.map, (self.record.maps, *self.record.working))
 
 
@@ -113,24 +141,26 @@ def _unquantised(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 class Store(Mapping[str, StoredImage]):
     """An annotated folder: a mapping from key to `StoredImage`, in key order, of the images that are done.
 
-    A photograph that has left the folder, or that goes by another name now, stays under the key it had.
+    It only reads; `ovlabel.store.write.writing` gives a store that can be written to. It shows what was committed when
+    it was opened, or when `refresh` was called last. A photograph that has left the folder, or has another name now,
+    stays under its old key until a run with `--prune` removes it.
 
     Attributes:
         path: the store.
-        manifest: what the store says of itself: classes, run, folder.
-        damaged: chunk → why its record does not count.
-        unfinished: chunks without a record.
+        manifest: the attributes of its root: classes, run, folder.
+        unfinished: chunks without a commit record: a run is writing them, or was killed.
+        damaged: chunk → why its commit record does not count.
 
     Example:
-        >>> store = ovlabel.open_store("images.ovlabel.zarr")  # doctest: +SKIP
-        >>> image = store["holiday/beach.jpg"]  # doctest: +SKIP
-        >>> image.labels.shape, store.classes[0].name  # doctest: +SKIP
-        ((480, 640), 'person')
+        >>> import ovlabel, tempfile
+        >>> from ovlabel.store.example import write_example
+        >>> store = ovlabel.open_store(write_example(tempfile.mkdtemp()) / "images.ovlabel.zarr")
+        >>> list(store), store.classes[2].name, store["a.png"].labels.shape
+        (['a.png', 'b.png'], 'grass', (2, 2))
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path, self.manifest = path, manifest
-        self._open: dict[tuple[str, str], Any] = {}
         self.refresh()
 
     @property
@@ -162,10 +192,7 @@ class Store(Mapping[str, StoredImage]):
     @property
     def committed(self) -> str:
         """When the last commit was made, ISO 8601 in UTC; "" before the first."""
-        for name in reversed(chunk_names(self.path)):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-                return str(json.loads(self._metadata(name))["attributes"]["committed"])
-        return ""
+        return last_commit(self.path)
 
     def __getitem__(self, key: str) -> StoredImage:
         record = self._records[key]
@@ -180,23 +207,32 @@ class Store(Mapping[str, StoredImage]):
         return sum(r.outcome == "done" for r in self._records.values())
 
     def refresh(self) -> None:
-        """Read the commit records anew; a later record of a key replaces an earlier one."""
-        self._open = {}
-        committed = self._commits()
-        self._last = max(map(number_of, committed), default=0)
+        """Read the commit records anew; a later record of a key replaces an earlier one.
+
+        Raises:
+            StoreError: the disk reports an error, or permission is missing.
+        """
+        commits = read_commits(self.path, self.manifest.id)
+        self.unfinished, self.damaged = commits.unfinished, commits.damaged
+        self._arrays = ArrayReader(self.path)
+        self._last = max(map(number_of, commits.records), default=0)
         self._records: dict[str, Record] = {}
-        for record in (record for records in committed.values() for record in records):
+        for record in (record for records in commits.records.values() for record in records):
             if record.outcome == "removed":
                 self._records.pop(record.key, None)
-            elif record.outcome != "done" or record.chunk in committed:
+            elif record.outcome != "done" or record.chunk in commits.records:
                 self._records[record.key] = record
         self.__dict__.pop("_by_content", None)
 
     def pending(self, items: Sequence[ImageItem], *, retry_failed: bool = False) -> list[ImageItem]:
-        """The items that no valid commit record covers, by key, size and modification time.
+        """The images that no commit record covers, by key, size and modification time, in the given order.
 
-        A file that was only touched or renamed is pending too, but its content is known (`like`): nothing is redone. So
-        is one that could not be opened and can be now, and with `retry_failed` every one that failed.
+        A file that was only touched or renamed is pending too, but its content is known (`like`), so that it is not
+        annotated a second time. So is a file that could not be opened and can be opened now.
+
+        Args:
+            items: images of the folder.
+            retry_failed: every image that failed is pending as well.
         """
 
         def covered(item: ImageItem) -> bool:
@@ -210,28 +246,41 @@ class Store(Mapping[str, StoredImage]):
         return [item for item in items if not covered(item)]
 
     def like(self, sha256: str) -> Record | None:
-        """A done image with this content, whose arrays a file of another name can share."""
+        """The record of a done image with this content, whose arrays a file of another name can share.
+
+        Args:
+            sha256: of the file, in hex.
+        """
         return self._by_content.get(sha256)
 
     @cached_property
     def _by_content(self) -> dict[str, Record]:
+        """sha256 → record of a done image."""
         return {r.sha256: r for r in self._records.values() if r.outcome == "done"}
 
     def read(self, record: Record, name: str, start: int, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        """A stretch of one array as `shape`. Raises StoreError where it is damaged or gone."""
-        import numpy as np
+        """What one array holds of an image.
 
-        count = math.prod(shape)
+        Args:
+            record: the image's.
+            name: "labels", "confidence", "classes" or "probabilities".
+            start: index of its first value in the array.
+            shape: of the result.
+
+        Raises:
+            StoreError: the array is damaged or gone.
+        """
         try:
-            array = self._array(record.chunk, name)
-            if start + count > array.shape[0]:
-                raise ValueError(f"it ends at {array.shape[0]}, before {start + count}")
-            return np.asarray(array[start : start + count]).reshape(shape)
+            return self._arrays.read(record.chunk, name, start, shape)
         except Exception as error:
             raise StoreError(f"{self.path}: the {name} of '{record.key}' can't be read ({error})") from error
 
     def check(self, record: Record) -> str:
-        """What is wrong with a done image's arrays; "" if each has its recorded length and checksum."""
+        """What is wrong with the arrays of a done image; "" if each has its recorded length and checksum.
+
+        Args:
+            record: the image's.
+        """
         import numpy as np
 
         pixels, maps = (record.height, record.width), (record.maps, *record.working)
@@ -245,46 +294,3 @@ class Store(Mapping[str, StoredImage]):
             if crc32(np.ascontiguousarray(values)) != recorded:
                 return f"{name}: the checksum does not fit"
         return ""
-
-    def _array(self, chunk: str, name: str) -> Any:
-        """An array, opened once for the images that follow in its chunk. Raises ValueError for one not written here."""
-        import zarr
-
-        if (chunk, name) not in self._open:
-            if len(self._open) >= _OPEN:
-                self._open = {}
-            array = zarr.open_array(chunk_path(self.path, chunk) / name, mode="r", zarr_format=3)
-            if array.ndim != 1 or array.dtype.name not in ("uint8", "uint16") or array.chunks != (INNER,):
-                raise ValueError(f"an array of {array.ndim} dimensions of {array.dtype}, in parts of {array.chunks}")
-            self._open[chunk, name] = array
-        return self._open[chunk, name]
-
-    def _commits(self) -> dict[str, list[Record]]:
-        """The records of every commit that counts, oldest first; notes what is unfinished or damaged."""
-        self.unfinished: list[str] = []
-        self.damaged: dict[str, str] = {}
-        return {name: records for name in chunk_names(self.path) if (records := self._committed(name)) is not None}
-
-    def _committed(self, name: str) -> list[Record] | None:
-        """The records of one chunk; None, with the reason noted, where it does not count.
-
-        Raises:
-            StoreError: the disk errs, or permission is missing: what is there can't be known.
-        """
-        try:
-            return unpack(self.manifest.id, name, self._metadata(name))
-        except FileNotFoundError:
-            self.unfinished.append(name)
-        except IsADirectoryError:
-            self.damaged[name] = "it is a folder"
-        except ValueError as error:
-            self.damaged[name] = str(error)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EFBIG, errno.ELOOP):
-                raise StoreError(f"cannot read {chunk_path(self.path, name)}: {error.strerror or error}") from error
-            self.damaged[name] = str(error.strerror)
-        return None
-
-    def _metadata(self, name: str) -> bytes:
-        """The metadata of a chunk's node, read straight from its file: listing needs no zarr."""
-        return files.read_up_to(chunk_path(self.path, name) / METADATA, METADATA_BYTES)

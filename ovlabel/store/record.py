@@ -1,4 +1,4 @@
-"""What a commit says: an image's line in it, and the record that makes it count. Standard library only."""
+"""Commit records: one line an image, and the file that makes a chunk count. Standard library only."""
 
 from __future__ import annotations
 
@@ -13,20 +13,33 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One image's line in a commit record.
+    """One image's record in a commit.
 
     Attributes:
-        key: path relative to the folder. size: bytes. mtime_ns: modification time. sha256: of the file, in hex.
-        outcome: "done", "failed", or "removed": no earlier line of this key counts any more.
-        stage, exception, error: where it failed, with which exception, and why; why it was removed.
-        time: when it failed, ISO 8601 in UTC. attempts: how often this file has failed.
+        key: path relative to the folder, with `/` between its parts.
+        size: of the file, in bytes.
+        mtime_ns: modification time of the file, nanoseconds since 1970.
+        sha256: of the file, in hex.
+        outcome: "done", "failed", or "removed": no earlier record of this key counts any more.
+        stage: the step that failed: "open", "decode" or "segment".
+        exception: the name of the exception that it failed with.
+        error: why it failed, or why it was removed.
+        time: when it failed, ISO 8601 in UTC.
+        attempts: how often this file has failed.
         more_frames: the file holds further frames or pages; the first was annotated.
-        height, width: of the labels. working: (h, w) of the probability maps.
-        chunk: the node that holds the arrays; "" is the record's own.
-        pixel, map: where the image starts in `labels`/`confidence`, and in `classes`/`probabilities`.
-        maps: k, how many probability maps are kept.
-        sums: CRC-32 of the image's bytes in each array that holds some, in the order of `arrays`.
-        reduced: decided on fewer pixels than `labels.finish` asks for.
+        height: of the label map, in pixels.
+        width: of the label map, in pixels.
+        working: height and width of the probability maps, in pixels.
+        chunk: the chunk that holds the arrays; "" stands for the chunk of the record.
+        pixel: index of the image's first value in `labels` and `confidence`.
+        map: index of the image's first value in `classes` and `probabilities`.
+        maps: how many probability maps are kept.
+        sums: CRC-32 of the image's bytes in each of `arrays`.
+        reduced: the labels were decided on fewer pixels than `labels.finish` asks for.
+
+    Example:
+        >>> Record("a.jpg", size=100, mtime_ns=0, height=2, width=3, sums=(1, 2)).arrays
+        ('labels', 'confidence')
     """
 
     key: str
@@ -52,20 +65,24 @@ class Record:
 
     @property
     def arrays(self) -> tuple[str, ...]:
-        """The arrays that hold something of this image."""
+        """The names of the arrays that hold something of this image."""
         maps = {2: (), 3: ("probabilities",), 4: ("classes", "probabilities")}
         return ("labels", "confidence", *maps[len(self.sums)]) if self.sums else ()
 
     def to_json(self) -> dict[str, Any]:
-        """Without the fields that hold their defaults."""
+        """The record as plain JSON values, without the fields that hold their defaults."""
         return {key: value for key, value in asdict(self).items() if value != _DEFAULTS.get(key, ...)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Record:
-        """The inverse of `to_json`; fields of a later version are passed over.
+        """The inverse of `to_json`; fields that this version does not know are passed over.
+
+        Args:
+            values: plain JSON values, which may come from anywhere.
 
         Raises:
-            TypeError, ValueError: no record, or one whose key leads out of the folder.
+            TypeError: a field is missing or of another type.
+            ValueError: the numbers describe no image, or the key leads out of the folder.
         """
         known = {name: value for name, value in values.items() if name in _TYPES}
         known |= {name: tuple(known[name]) for name in ("working", "sums") if name in known}
@@ -89,19 +106,38 @@ _TYPES = {field.name: type(getattr(Record("", -1, -1), field.name)) for field in
 
 
 def crc32(data: Any) -> int:
-    """CRC-32 of anything with a contiguous buffer: it finds rot, it does not stop a forger."""
+    """CRC-32 of the bytes of an array or of `bytes`. It finds accidental damage; it does not stop a forger.
+
+    Args:
+        data: anything with a contiguous buffer.
+    """
     return zlib.crc32(data)
 
 
 def pack(store: str, node: str, records: Sequence[Record]) -> bytes:
-    """The file that commits `records` as chunk `node` of the store with this id: a Zarr group's metadata."""
+    """The metadata file of a chunk, a Zarr group whose attributes are the commit record.
+
+    Args:
+        store: the store's id.
+        node: the chunk's name.
+        records: of the chunk's images.
+    """
     said = {"store": store, "node": node, "images": [record.to_json() for record in records]}
     attributes = {**said, "committed": now(), "crc32": _sum(said)}
     return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}).encode()
 
 
 def unpack(store: str, node: str, data: bytes) -> list[Record]:
-    """The records of a commit. Raises ValueError where it is damaged, or another store's or chunk's: says why."""
+    """The inverse of `pack`.
+
+    Args:
+        store: the id that the record must name.
+        node: the chunk that it must name.
+        data: the content of the metadata file.
+
+    Raises:
+        ValueError: the record is damaged, or belongs to another store or chunk; the message says which.
+    """
     try:
         attributes = json.loads(data)["attributes"]
         said = {name: attributes[name] for name in ("store", "node", "images")}
@@ -117,9 +153,10 @@ def unpack(store: str, node: str, data: bytes) -> list[Record]:
 
 
 def _sum(said: Mapping[str, Any]) -> int:
+    """The checksum of a commit record."""
     return crc32(json.dumps(said, sort_keys=True).encode())
 
 
 def now() -> str:
-    """This moment, ISO 8601 in UTC, to the second."""
+    """The current time, ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

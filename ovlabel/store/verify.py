@@ -1,9 +1,9 @@
-"""Whether a store is what its records say, and how to make it so again."""
+"""Finding what is damaged in a store, and taking it out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ovlabel.store.read import Store, open_store
@@ -11,9 +11,9 @@ from ovlabel.store.record import Record
 from ovlabel.store.write import writing
 
 
-@dataclass
+@dataclass(frozen=True)
 class Report:
-    """What was found.
+    """What a verification found.
 
     Attributes:
         images: how many were checked.
@@ -46,20 +46,20 @@ def verify(store: Store | str | Path, on_image: Callable[[Record], None] | None 
         StoreError: there is no store, or it can't be read.
 
     Example:
-        >>> import ovlabel
-        >>> ovlabel.verify("images.ovlabel.zarr").clean  # doctest: +SKIP
+        >>> import ovlabel, tempfile
+        >>> from ovlabel.store.example import write_example
+        >>> ovlabel.verify(write_example(tempfile.mkdtemp()) / "images.ovlabel.zarr").clean
         True
     """
     store = store if isinstance(store, Store) else open_store(store)
-    report = Report(records=dict(store.damaged), unfinished=list(store.unfinished))
+    bad = {}
     done = [record for record in store.records.values() if record.outcome == "done"]
     for record in sorted(done, key=lambda record: (record.chunk, record.pixel)):
         if reason := store.check(record):
-            report.bad[record.key] = reason
-        report.images += 1
+            bad[record.key] = reason
         if on_image:
             on_image(record)
-    return report
+    return Report(len(done), bad, dict(store.damaged), list(store.unfinished))
 
 
 def repair(
@@ -85,5 +85,4 @@ def repair(
         if report.bad:
             held.remove(sorted(report.bad), "damaged")
             held.free()
-        report.repaired = True
-    return report
+    return replace(report, repaired=True)

@@ -12,30 +12,30 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ovlabel import files
 from ovlabel.errors import StoreError
+from ovlabel.store.arrays import write_arrays
+from ovlabel.store.commits import read_commits
 from ovlabel.store.layout import (
-    INNER,
+    CHUNKS,
     METADATA,
     chunk_path,
     exists,
     group,
     naming_failures,
     new_name,
-    remove_chunk,
+    partial_files,
+    remove,
     shard_of,
 )
 from ovlabel.store.lock import Lock, Shard, locked
 from ovlabel.store.manifest import Manifest, read_manifest
 from ovlabel.store.read import Store
-from ovlabel.store.record import Record, crc32, pack
+from ovlabel.store.record import Record, pack
 from ovlabel.text.vocabulary import Vocabulary
-from ovlabel.types import Annotation, not_annotated
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
+from ovlabel.types import Annotation
 
 log = logging.getLogger("ovlabel")
 
@@ -48,7 +48,10 @@ def writing(
     wait: bool = False,
     create: Callable[[], Manifest] | None = None,
 ) -> Iterator[StoreWriter]:
-    """Hold a store's lock, and write to the store.
+    """Take a store's lock, write to the store, and release the lock.
+
+    Inside the `with` block a thread keeps the lock's file fresh (`lock.BEAT_SECONDS`). When the block ends, the store
+    can be read still, and no longer written to.
 
     Args:
         path: the store.
@@ -58,7 +61,7 @@ def writing(
 
     Raises:
         BusyError: another process is writing to the store.
-        StoreError: no store is there (and `create` is not given), or it can't be read or written.
+        StoreError: there is no store (and `create` is not given), or it can't be read or written.
 
     Example:
         >>> import tempfile, ovlabel
@@ -74,31 +77,49 @@ def writing(
         0
     """
     path = Path(path)
+    if create is None:
+        read_manifest(path)  # where there is no store, no folder is made for a lock
     with locked(path, shard, wait=wait) as lock:
         if create is not None and not exists(path):
             create_store(path, create())
-        yield StoreWriter(path, read_manifest(path), lock, shard)
+        store = StoreWriter(path, read_manifest(path), lock, shard)
+        try:
+            yield store
+        finally:
+            store.ended = True
 
 
 def create_store(path: Path, manifest: Manifest) -> None:
-    """Make an empty store; one that another shard has made meanwhile is left as it is. Raises StoreError."""
+    """Make an empty store; one that another shard has made in the meantime is left as it is.
+
+    Args:
+        path: where.
+        manifest: the attributes of its root.
+
+    Raises:
+        StoreError: it can't be written.
+    """
     with naming_failures(path):
-        (path / "chunks").mkdir(parents=True, exist_ok=True)
-        files.put(path / "chunks" / METADATA, group({}), new=True)
+        (path / CHUNKS).mkdir(parents=True, exist_ok=True)
+        files.put(path / CHUNKS / METADATA, group({}), new=True)
     manifest.write(path, new=True)
 
 
 class StoreWriter(Store):
-    """A store that this process may write to; made by `writing`.
+    """A store that this process may write to, for as long as the `with` block of `writing` lasts.
+
+    It sees its own commits at once. Every method that writes checks first that the block has not ended and that the
+    lock is still this process's own; it raises StoreError or BusyError otherwise.
 
     Attributes:
         lock: the lock that is held.
         shard: the shard that is written, or None for the whole store.
+        ended: whether the `with` block is over.
     """
 
     def __init__(self, path: Path, manifest: Manifest, lock: Lock, shard: Shard | None = None) -> None:
         super().__init__(path, manifest)
-        self.lock, self.shard = lock, shard
+        self.lock, self.shard, self.ended = lock, shard, False
 
     def clear_unfinished(self) -> None:
         """Remove chunks that were never committed: a shard's own, or all of them.
@@ -107,14 +128,14 @@ class StoreWriter(Store):
         `ovlabel verify --repair` removes it.
 
         Raises:
-            StoreError: a chunk that lies behind a link.
+            StoreError: what is to be removed lies behind a link, or can't be removed.
         """
-        for name in self.unfinished:
-            if self.shard is None or shard_of(name) == str(self.shard):
-                remove_chunk(self.path, name)
-        if self.shard is None:
-            for partial in (*self.path.glob("*.partial"), *(self.path / "chunks").glob("*.partial")):
-                partial.unlink(missing_ok=True)
+        self._hold()
+        unfinished = [name for name in self.unfinished if self.shard is None or shard_of(name) == str(self.shard)]
+        partial = partial_files(self.path) if self.shard is None else []
+        with naming_failures(self.path):
+            for name in (*(f"{CHUNKS}/{name}" for name in unfinished), *partial):
+                remove(self.path, name)
         for name, reason in self.damaged.items():
             log.warning("%s: the record of chunk %s does not count: %s (see 'ovlabel verify')", self.path, name, reason)
 
@@ -131,6 +152,7 @@ class StoreWriter(Store):
         Raises:
             StoreError: the manifest can't be written.
         """
+        self._hold()
         manifest = self.manifest.settled(self.path, folder, vocabulary, written)
         if manifest != self.manifest:
             manifest.write(self.path)
@@ -150,7 +172,12 @@ class StoreWriter(Store):
         self._cleanly(name, lambda: self._adopt(name, write_arrays(self.path, name, entries, len(self.classes))))
 
     def adopt(self, name: str, records: Sequence[Record]) -> None:
-        """Commit a chunk whose arrays another process has written with `write_arrays`. Raises as `commit` does."""
+        """Commit a chunk whose arrays another process has written with `write_arrays`. Raises as `commit` does.
+
+        Args:
+            name: of the chunk.
+            records: what `write_arrays` returned.
+        """
         self._cleanly(name, lambda: self._adopt(name, records))
 
     def next_number(self) -> int:
@@ -174,9 +201,10 @@ class StoreWriter(Store):
             How many chunks were removed.
 
         Raises:
-            StoreError: a chunk that lies behind a link.
+            StoreError: a chunk lies behind a link.
         """
-        lines = self._commits()
+        self._hold()
+        lines = read_commits(self.path, self.manifest.id).records
         home = {record.key: name for name, records in lines.items() for record in records}
         used = {record.chunk for record in self._records.values() if record.outcome == "done"}
         mentioned: set[str] = set()  # by chunks that stay: a removal must outlive what it removes
@@ -186,31 +214,39 @@ class StoreWriter(Store):
             if name in used or any(r.outcome != "removed" or r.key in mentioned for r in last):
                 mentioned.update(record.key for record in records)
             else:
-                remove_chunk(self.path, name)
+                remove(self.path, f"{CHUNKS}/{name}")
                 freed += 1
         return freed
 
     def discard(self, name: str) -> None:
-        """Remove a chunk whose record does not count. Raises StoreError for one behind a link."""
-        remove_chunk(self.path, name)
+        """Remove a chunk whose commit record is missing or does not count.
+
+        Args:
+            name: of the chunk, from `unfinished` or `damaged`.
+
+        Raises:
+            StoreError: the chunk lies behind a link.
+        """
+        self._hold()
+        remove(self.path, f"{CHUNKS}/{name}")
 
     def _cleanly(self, name: str, write: Callable[[], None]) -> None:
-        """Do it, or leave nothing of the chunk."""
-        node = chunk_path(self.path, name)
+        """Call `write`; if it fails, remove what there is of the chunk."""
         try:
             with naming_failures(self.path):
                 self._hold()
                 write()
         except BaseException:
-            with contextlib.suppress(StoreError):
-                remove_chunk(self.path, name)
-            if not (self.path / METADATA).exists():  # removed underneath: bring nothing back, not even empty folders
-                for folder in (node.parent, self.path):
-                    with contextlib.suppress(OSError):
-                        folder.rmdir()
+            with contextlib.suppress(StoreError, OSError):
+                remove(self.path, f"{CHUNKS}/{name}")
+            if not (self.path / METADATA).exists():  # the store was removed meanwhile: leave no empty folders of it
+                with contextlib.suppress(StoreError, OSError):
+                    remove(self.path, CHUNKS)
+                    self.path.rmdir()
             raise
 
     def _adopt(self, name: str, records: Sequence[Record]) -> None:
+        """Put the commit record of a chunk in place; from then on it counts."""
         node = chunk_path(self.path, name)
         self._hold()
         files.sync_folder(node.parent)
@@ -219,12 +255,15 @@ class StoreWriter(Store):
             self._remember(replace(record, chunk=record.chunk or name))
 
     def _hold(self) -> None:
-        """Raise unless this process is still the one that may write here, and nowhere else."""
+        """Raise unless this process may write to the store still, and writes nowhere else."""
+        if self.ended:
+            raise StoreError(f"{self.path} is written to only inside 'with writing(…)', which is over")
         self.lock.check()
-        if (self.path / "chunks").is_symlink():
-            raise StoreError(f"{self.path}/chunks is a link; nothing is written through it")
+        if (self.path / CHUNKS).is_symlink():
+            raise StoreError(f"{self.path}/{CHUNKS} is a link; nothing is written through it")
 
     def _remember(self, record: Record) -> None:
+        """Let this store show an image that was just committed."""
         if record.outcome == "removed":
             self._records.pop(record.key, None)
             self.__dict__.pop("_by_content", None)
@@ -232,81 +271,3 @@ class StoreWriter(Store):
         self._records[record.key] = record
         if record.outcome == "done":
             self._by_content[record.sha256] = record
-
-
-def write_arrays(
-    path: Path, name: str, entries: Sequence[tuple[Record, Annotation | None]], classes: int
-) -> list[Record]:
-    """Write the arrays of a new chunk, and force them to the disk. They count once a commit adopts them.
-
-    This needs no lock: workers of a cluster write arrays, and the process that holds the lock commits them.
-
-    Args:
-        path: the store.
-        name: of the chunk, from `new_name`.
-        entries: record and annotation of each image; None for an image that has no arrays of its own.
-        classes: how many the store has.
-
-    Returns:
-        The records, with the place and the checksums of the arrays that belong to them.
-
-    Raises:
-        StoreError: see `StoreWriter.commit`.
-    """
-    node = chunk_path(path, name)
-    with naming_failures(path):
-        node.mkdir()
-        lines, pixel, position = [], 0, 0
-        for record, annotation in entries:
-            if annotation is None:
-                lines.append(record)
-                continue
-            lines.append(_placed(record, annotation, pixel, position))
-            pixel += annotation.labels.size
-            position += 0 if annotation.probabilities is None else annotation.probabilities.size
-        made = [annotation for _, annotation in entries if annotation is not None]
-        _put(node, "labels", [a.labels for a in made], not_annotated(classes))
-        _put(node, "confidence", [a.confidence for a in made], 0)
-        _put(node, "classes", [a.classes for a in made if a.classes is not None], 0)
-        _put(node, "probabilities", [a.probabilities for a in made if a.probabilities is not None], 0)
-        files.sync_tree(node)
-    return lines
-
-
-def _placed(record: Record, annotation: Annotation, pixel: int, position: int) -> Record:
-    """The record with the sizes, places and checksums of the image's arrays."""
-    import numpy as np
-
-    parts = (annotation.labels, annotation.confidence, annotation.classes, annotation.probabilities)
-    return replace(
-        record,
-        height=annotation.labels.shape[0],
-        width=annotation.labels.shape[1],
-        working=annotation.working_size,
-        maps=0 if annotation.probabilities is None else len(annotation.probabilities),
-        pixel=pixel,
-        map=position,
-        reduced=annotation.reduced,
-        sums=tuple(crc32(np.ascontiguousarray(part)) for part in parts if part is not None),
-    )
-
-
-def _put(node: Path, name: str, parts: Sequence[npt.NDArray[Any]], fill: int) -> None:
-    """One 1-D array of all parts, flattened, in a single shard file."""
-    if not parts:
-        return
-    import numpy as np
-    import zarr
-    from zarr.codecs import ZstdCodec
-
-    flat = np.concatenate([np.ravel(part) for part in parts])
-    array = zarr.create_array(
-        node / name,
-        shape=flat.shape,
-        dtype=flat.dtype,
-        chunks=(INNER,),
-        shards=(-(-len(flat) // INNER) * INNER,),
-        compressors=ZstdCodec(level=3, checksum=True),
-        fill_value=fill,
-    )
-    array[:] = flat

@@ -22,10 +22,11 @@ from statistics import median
 import numpy as np
 
 from ovlabel.run.dask import Receipt
+from ovlabel.store.arrays import write_arrays
 from ovlabel.store.layout import new_name
 from ovlabel.store.manifest import Manifest
 from ovlabel.store.record import Record
-from ovlabel.store.write import write_arrays, writing
+from ovlabel.store.write import writing
 from ovlabel.text.vocabulary import load_vocabulary
 from ovlabel.types import Annotation
 

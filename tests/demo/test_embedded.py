@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +25,35 @@ from ovlabel.spine.segmenter import Segmenter
 WEIGHTS = EMBEDDED / "open_clip_model.safetensors"
 
 
+LabelMaps = Callable[..., list[np.ndarray]]
+
+
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
     return [draw((6, index)) for index in range(16)]
+
+
+@pytest.fixture(scope="module")
+def text_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("text")
+
+
+@pytest.fixture(autouse=True)
+def shared_cache(own_cache: None, text_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests of this file share a cache, so that the text of a vocabulary is encoded once."""
+    monkeypatch.setenv("OVLABEL_CACHE", str(text_cache))
+
+
+@pytest.fixture(scope="module")
+def label_maps(scenes: list[Scene]) -> LabelMaps:
+    """The label maps of the scenes, by preset; made once, because several tests compare them."""
+
+    @functools.cache
+    def labels(preset: str, stages: tuple[str, ...] | None = None) -> list[np.ndarray]:
+        segment = segmenter(preset) if stages is None else segmenter(preset, stages=list(stages))
+        return [segment(scene.image).labels for scene in scenes]
+
+    return labels
 
 
 def segmenter(preset: str = "sclip", **keys: object) -> Segmenter:
@@ -34,21 +62,24 @@ def segmenter(preset: str = "sclip", **keys: object) -> Segmenter:
     return ovlabel.build(ovlabel.load_config(preset, given | {k.replace("__", "."): v for k, v in keys.items()}))
 
 
-def score(segment: Segmenter, scenes: list[Scene]) -> float:
-    counts = sum(confusion(scene.labels, segment(scene.image).labels, len(CLASSES)) for scene in scenes)
+def score(maps: list[np.ndarray], scenes: list[Scene]) -> float:
+    """Mean IoU in percent."""
+    counts = sum(confusion(scene.labels, labels, len(CLASSES)) for scene, labels in zip(scenes, maps, strict=True))
     return 100 * miou(counts)
 
 
 @pytest.mark.parametrize("preset", ["sclip", "naclip"])
-def test_labels_mean_something(preset: str, scenes: list[Scene]) -> None:
-    assert score(segmenter(preset), scenes) >= 50
+def test_presets_score_at_least_50_on_drawn_scenes(preset: str, scenes: list[Scene], label_maps: LabelMaps) -> None:
+    assert score(label_maps(preset), scenes) >= 50
 
 
-def test_the_value_path_does_better_it_was_trained(scenes: list[Scene]) -> None:
-    assert score(segmenter("maskclip"), scenes) >= 70
+def test_maskclip_scores_at_least_70_because_its_value_path_was_trained(
+    scenes: list[Scene], label_maps: LabelMaps
+) -> None:
+    assert score(label_maps("maskclip"), scenes) >= 70
 
 
-def test_held_out_pairs_are_composed() -> None:
+def test_held_out_colour_thing_pairs_score_at_least_35() -> None:
     """Colour-thing pairs that training neither drew nor named, each beside what it may be taken for."""
     segment = segmenter(text__vocabulary="demo-pairs")
     pictures = [held_out_scene((7, index)) for index in range(24)]
@@ -57,17 +88,20 @@ def test_held_out_pairs_are_composed() -> None:
     assert 100 * np.nanmean(iou(counts)[held]) >= 35
 
 
-def test_random_weights_and_shuffled_names_mean_nothing(scenes: list[Scene]) -> None:
+def test_random_weights_and_shuffled_names_score_near_chance(scenes: list[Scene]) -> None:
     shuffled = [CLASSES[index] for index in np.random.default_rng(0).permutation(len(CLASSES))]
-    assert score(segmenter(encoder__weights="random:0"), scenes) < 8
-    assert score(segmenter(text__vocabulary="classes:" + ", ".join(shuffled)), scenes) < 15
+    for most, segment in (
+        (8, segmenter(encoder__weights="random:0")),
+        (15, segmenter(text__vocabulary="classes:" + ", ".join(shuffled))),
+    ):
+        assert score([segment(scene.image).labels for scene in scenes], scenes) < most
 
 
-def test_a_stage_is_something_that_can_be_left_out_and_measured(scenes: list[Scene]) -> None:
+def test_leaving_out_the_stage_changes_labels_and_score(scenes: list[Scene], label_maps: LabelMaps) -> None:
     """Without its stage, SCLIP's stack is CLIP as it was trained: another map, of nearly the same objects."""
-    whole, without = segmenter("sclip"), segmenter("sclip", stages=[])
-    moved = np.mean([(whole(scene.image).labels != without(scene.image).labels).mean() for scene in scenes])
-    assert 0.005 < moved < 0.2
+    whole, without = label_maps("sclip"), label_maps("sclip", ())
+    changed = np.mean([(one != other).mean() for one, other in zip(whole, without, strict=True)])
+    assert 0.005 < changed < 0.2
     assert abs(score(whole, scenes) - score(without, scenes)) > 0.1
 
 
@@ -90,7 +124,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_labels(tmp_path: Path) -> Non
         assert (whole[key].labels == draw((6, int(key[6:8]))).labels).mean() > 0.6
 
 
-def test_it_is_as_small_as_promised() -> None:
+def test_the_embedded_model_is_small_and_in_half_precision() -> None:
     assert WEIGHTS.stat().st_size <= 20_000_000
     tensors = load_file(WEIGHTS)
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
@@ -100,14 +134,14 @@ def test_it_is_as_small_as_promised() -> None:
     assert (config["quick_gelu"], config["vision_cfg"]["patch_size"], config["text_cfg"]["width"]) == (True, 16, 128)
 
 
-def test_the_card_names_the_file() -> None:
+def test_the_model_card_states_the_sha256_of_the_file() -> None:
     card = (EMBEDDED / "README.md").read_text()
     assert hashlib.sha256(WEIGHTS.read_bytes()).hexdigest() in card
     for words in ("photograph", "python -m ovlabel.demo.train", "held out"):
         assert words in card.lower()
 
 
-def test_open_clip_loads_it_by_itself() -> None:
+def test_open_clip_loads_the_model_and_gives_the_same_text_embeddings() -> None:
     """The folder is what open_clip calls a local-dir model; its features are ours."""
     import open_clip
 
@@ -133,14 +167,14 @@ def test_training_reads_the_value_path_that_the_segmenter_reads(last_block: str)
         torch.testing.assert_close(whole, plain[:, 0], atol=1e-4, rtol=0)
 
 
-def test_training_is_the_same_run_twice_and_learns(tmp_path: Path) -> None:
+def test_training_is_reproducible_and_depends_on_the_seed(tmp_path: Path) -> None:
     runs = [train.train(3, seed, 4, torch.device("cpu"), 0) for seed in (1, 1, 2)]
     for name, tensor in runs[0].items():
         torch.testing.assert_close(tensor, runs[1][name], rtol=0, atol=0)
     assert any((tensor != runs[2][name]).any() for name, tensor in runs[0].items())
 
 
-def test_words_that_were_never_said_are_zero() -> None:
+def test_tokens_that_training_did_not_use_have_zero_embeddings() -> None:
     table = load_file(WEIGHTS)["token_embedding.weight"]
     clip = ovlabel.model.load.load_clip(EncoderConfig(model="demo", device="cpu"))
     said, unsaid = clip.tokenise(["umbrella"])[0, 1], clip.tokenise(["zebra"])[0, 1]
@@ -148,7 +182,7 @@ def test_words_that_were_never_said_are_zero() -> None:
     assert table[unsaid].abs().max() == 0
 
 
-def test_crops_hold_as_many_patches_at_every_size() -> None:
+def test_batches_have_as_many_patches_at_every_crop_size() -> None:
     shapes = []
     for pixels, pairs, said in train.Crops(0, 16, 8):
         assert pixels.dtype == pairs.dtype == np.uint8
@@ -158,7 +192,7 @@ def test_crops_hold_as_many_patches_at_every_size() -> None:
     assert shapes == [(16, 112, 112)] * 6 + [(4, 224, 224), (1, 448, 448)]
 
 
-def test_targets_are_the_pairs_things_and_colours() -> None:
+def test_targets_are_the_things_pairs_and_colours_of_every_pair() -> None:
     names = [*REGIONS, *(f"{colour} {thing}" for colour, thing in captions.TRAINED_PAIRS)]
     for index, name in enumerate(PAIR_CLASSES):
         colour, _, thing = name.rpartition(" ")
@@ -171,7 +205,7 @@ def test_targets_are_the_pairs_things_and_colours() -> None:
         assert held or names[train.TRAINED_OF[index]] == name
 
 
-def test_the_loss_is_lowest_where_the_maps_are_true() -> None:
+def test_the_loss_is_lowest_for_the_true_pair_maps() -> None:
     """Each patch against the crop's own map, against its mirror, and against another crop's."""
     model = ovlabel.model.load.load_clip(EncoderConfig(model="demo", device="cpu"))
     random = np.random.default_rng(0)

@@ -38,7 +38,7 @@ def test_a_seed_draws_the_same_scene_and_another_seed_another() -> None:
     assert first.image.shape != other.image.shape or (first.image != other.image).any()
 
 
-def test_sizes_types_and_classes(scenes: list[Scene]) -> None:
+def test_scenes_have_valid_sizes_and_types_and_show_all_classes(scenes: list[Scene]) -> None:
     for scene in scenes:
         assert 224 <= min(scene.labels.shape) <= max(scene.labels.shape) <= 640
         assert scene.image.shape == (*scene.labels.shape, 3)
@@ -46,14 +46,14 @@ def test_sizes_types_and_classes(scenes: list[Scene]) -> None:
     assert set(np.unique(np.concatenate([s.labels.ravel() for s in scenes]))) == set(range(len(CLASSES)))
 
 
-def test_both_ground_truths_say_the_same(scenes: list[Scene]) -> None:
+def test_both_ground_truths_agree(scenes: list[Scene]) -> None:
     thing_of = [*REGIONS, *(thing for _, thing in PAIRS)]
     to_class = np.array([CLASSES.index(name) for name in thing_of])
     for scene in scenes:
         np.testing.assert_array_equal(to_class[scene.pairs], scene.labels)
 
 
-def test_the_ground_truth_is_where_the_paint_is() -> None:
+def test_the_ground_truth_covers_the_pixels_of_the_thing() -> None:
     """A scene with a thing differs from the same scene without it inside the thing's label, and in its shadow only."""
     for seed in range(8):
         cover = picture(np.random.default_rng(seed), "ball", "red", 60, 0.0, 9)[1]

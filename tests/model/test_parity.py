@@ -84,7 +84,7 @@ def test_the_empty_stack_equals_open_clip_at_three_sizes(variant: str, patch: in
             assert (ours - theirs).abs().max() <= limit
 
 
-def test_a_remainder_under_one_patch_is_not_looked_at(tmp_path: Path) -> None:
+def test_a_remainder_smaller_than_a_patch_is_ignored(tmp_path: Path) -> None:
     table = model_config(16)
     (tmp_path / "model.json").write_text(json.dumps(table))
     clip = load_clip(EncoderConfig(str(tmp_path / "model.json"), "random:0"))
@@ -94,7 +94,7 @@ def test_a_remainder_under_one_patch_is_not_looked_at(tmp_path: Path) -> None:
     assert torch.equal(whole.tokens(3), trimmed.tokens(3))
 
 
-def test_the_trace_of_every_layer_is_open_clips_own(tmp_path: Path) -> None:
+def test_the_trace_of_every_layer_equals_open_clips(tmp_path: Path) -> None:
     table = model_config(16)
     (tmp_path / "model.json").write_text(json.dumps(table))
     file = tmp_path / "weights.safetensors"

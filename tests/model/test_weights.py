@@ -182,7 +182,7 @@ def test_an_archive_of_openai_is_read_without_running_it(
     assert torch.equal(says(load(path)), says(same))
 
 
-def test_weights_of_the_plain_layout_fit_a_model_with_a_text_tower_apart(
+def test_weights_of_the_plain_layout_fit_a_model_with_a_separate_text_tower(
     tmp_path: Path, tensors: Tensors, load: Callable[..., Clip]
 ) -> None:
     path = safetensors_file(tmp_path / "tiny.safetensors", tensors)
@@ -242,7 +242,7 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path, kind: str, write: Any) ->
 
 
 @pytest.mark.parametrize("name", ["torch.load", "torch.hub.load", "torch._utils._rebuild_parameter_with_state"])
-def test_an_archive_gets_no_function_of_torch_but_those_for_tensors(tmp_path: Path, name: str) -> None:
+def test_an_archive_may_name_only_the_functions_that_make_tensors(tmp_path: Path, name: str) -> None:
     module, _, function = name.rpartition(".")
     path = archive_of(tmp_path / "evil.pt", f"c{module}\n{function}\n(tR.".encode())
     with pytest.raises(WeightsError, match=rf"asks for {name}; only tensors are read"):
@@ -389,14 +389,14 @@ def test_the_hash_of_the_file_is_recorded(tmp_path: Path, tensors: Tensors, load
     assert load(path).identity.weights == hashlib.sha256(path.read_bytes()).hexdigest() != first
 
 
-def test_random_weights_are_the_seeds(load: Callable[..., Clip]) -> None:
+def test_random_weights_depend_on_the_seed_alone(load: Callable[..., Clip]) -> None:
     one, again, other = says(load("random:1")), says(load("random:1")), says(load("random:2"))
     assert torch.equal(one, again)
     assert not torch.allclose(one, other, atol=0.01)
     assert load("random:1").identity.weights == "random:1"
 
 
-def test_random_weights_leave_the_global_generators_alone(load: Callable[..., Clip]) -> None:
+def test_random_weights_leave_the_global_generators_unchanged(load: Callable[..., Clip]) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1234)
         before, python = torch.get_rng_state(), random.getstate()
@@ -532,12 +532,12 @@ def test_offline_without_a_repository_says_what_was_tried(load: Callable[..., Cl
         ("ViT-B-16", "./nowhere/openai", r"no weights file ./nowhere/openai"),
     ],
 )
-def test_weights_that_are_nowhere_are_refused(model: str, weights: str, message: str) -> None:
+def test_missing_weights_are_refused(model: str, weights: str, message: str) -> None:
     with pytest.raises(WeightsError, match=message):
         load_clip(EncoderConfig(model=model, weights=weights))
 
 
-def test_a_model_of_ones_own_has_no_tags(load: Callable[..., Clip]) -> None:
+def test_a_model_config_file_has_no_pretrained_tags(load: Callable[..., Clip]) -> None:
     with pytest.raises(WeightsError, match=r"model.json has no pretrained tags; pass --weights FILE"):
         load("openai")
 

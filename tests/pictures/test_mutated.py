@@ -177,7 +177,7 @@ def decode_all(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_damaged_file_is_an_image_or_one_line_of_refusal(name: str) -> None:
+def test_a_damaged_file_gives_an_image_or_a_one_line_error(name: str) -> None:
     done = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True, timeout=SECONDS)
     assert (done.returncode, done.stderr) == (0, "")
     report = json.loads(done.stdout)

@@ -153,7 +153,7 @@ def put_what_is_no_file(folder: Path) -> None:
     touch(folder, "plain.png")
 
 
-def test_pipes_sockets_devices_and_links_to_nowhere_are_passed_over(tmp_path: Path) -> None:
+def test_pipes_sockets_devices_and_broken_links_are_not_listed(tmp_path: Path) -> None:
     put_what_is_no_file(tmp_path)
     left_out: list[str] = []
     with watchdog():
@@ -163,7 +163,7 @@ def test_pipes_sockets_devices_and_links_to_nowhere_are_passed_over(tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["pipe.jpg", "socket.jpg", "device.jpg", "linked pipe.jpg", "."])
-def test_what_is_no_regular_file_is_refused_and_not_waited_for(name: str, tmp_path: Path) -> None:
+def test_what_is_no_regular_file_is_refused_without_blocking(name: str, tmp_path: Path) -> None:
     put_what_is_no_file(tmp_path)
     with watchdog(), pytest.raises(ImageError, match="not a regular file") as refusal:
         read_file(tmp_path / name)
@@ -272,13 +272,13 @@ def test_a_path_beyond_the_systems_limit_is_left_out(
         assert (key in found) != key.startswith(tuple(left_out))
 
 
-def test_a_root_of_any_length_is_no_crash(tmp_path: Path) -> None:
+def test_a_root_path_beyond_the_systems_limit_is_refused(tmp_path: Path) -> None:
     for root in ("x" * 300, "x/" * 3000):
         with pytest.raises(ConfigError, match="no folder"):
             list_images(tmp_path / root)
 
 
-def test_an_empty_folder_holds_nothing(tmp_path: Path) -> None:
+def test_an_empty_folder_gives_no_images(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     assert keys(tmp_path) == []
 
@@ -291,14 +291,14 @@ def test_what_is_no_folder_is_refused_by_name(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["größe.jpg", "写真.png", "🐈.jpg", "a b\tc.jpg", "two\nlines.jpg", "back\\slash.jpg"])
-def test_any_name_is_a_key(name: str, tmp_path: Path) -> None:
+def test_any_file_name_can_be_a_key(name: str, tmp_path: Path) -> None:
     touch(tmp_path, name)
     (item,) = list_images(tmp_path)
     assert item.key == name
     assert read_file(item.path)[0] == b"x"
 
 
-def test_a_name_in_no_encoding_is_a_key(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf8_can_be_a_key(tmp_path: Path) -> None:
     raw = b"caf\xe9\xff.jpg"
     (tmp_path / os.fsdecode(raw)).write_bytes(b"x")
     (item,) = list_images(tmp_path)
@@ -330,7 +330,7 @@ def test_a_named_image_is_the_listed_one(tmp_path: Path) -> None:
     assert list_named(tmp_path, ["2.jpg", "a/1.jpg"], []) == list_images(tmp_path)
 
 
-def test_absolute_names_lead_through_the_folder_or_what_it_is_a_link_to(
+def test_absolute_names_may_go_through_the_folder_or_the_target_of_its_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     touch(tmp_path, "real/a.jpg", "real/b.jpg")
@@ -354,7 +354,7 @@ def test_a_name_outside_the_folder_is_refused(tmp_path: Path) -> None:
     assert named(tmp_path / "in", "..a.jpg") == (["..a.jpg"], [])
 
 
-def test_a_name_that_leads_to_no_image_is_absent(tmp_path: Path) -> None:
+def test_a_name_without_an_image_is_reported_as_absent(tmp_path: Path) -> None:
     put_what_is_no_file(tmp_path)
     touch(tmp_path, "a.jpg", "words.txt", "jpg", "folder.jpg/b.png")
     (tmp_path / "link.jpg").symlink_to("words.txt")
@@ -367,7 +367,7 @@ def test_a_name_that_leads_to_no_image_is_absent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"two\nlines.jpg", b"caf\xe9\xff.jpg", b" a \t.jpg", "größe.jpg".encode()])
-def test_any_name_can_be_named(raw: bytes, tmp_path: Path) -> None:
+def test_images_with_any_file_name_can_be_named(raw: bytes, tmp_path: Path) -> None:
     name = os.fsdecode(raw)
     touch(tmp_path, name)
     assert named(tmp_path, name) == ([name], [])
@@ -377,7 +377,7 @@ def test_any_name_can_be_named(raw: bytes, tmp_path: Path) -> None:
     assert str(refusal.value).isprintable()
 
 
-def test_names_need_a_folder(tmp_path: Path) -> None:
+def test_naming_images_of_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no folder"):
         named(tmp_path / "missing", "a.jpg")
 
@@ -385,7 +385,7 @@ def test_names_need_a_folder(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- reading
 
 
-def test_what_is_read_is_the_content_its_sha256_and_time(tmp_path: Path) -> None:
+def test_reading_gives_content_sha256_and_modification_time(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(b"abc")
     os.utime(path, ns=(1, 1234567890123456789))
@@ -396,7 +396,7 @@ def test_what_is_read_is_the_content_its_sha256_and_time(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["gone.jpg", "no folder/a.jpg", "file.jpg/a.jpg", "dangling.jpg"])
-def test_a_file_that_is_gone_has_vanished(name: str, tmp_path: Path) -> None:
+def test_a_missing_file_raises_vanished_error(name: str, tmp_path: Path) -> None:
     touch(tmp_path, "file.jpg")
     (tmp_path / "dangling.jpg").symlink_to("nothing")
     with pytest.raises(VanishedError, match=r"No such file|Not a directory") as refusal:
@@ -404,7 +404,7 @@ def test_a_file_that_is_gone_has_vanished(name: str, tmp_path: Path) -> None:
     assert isinstance(refusal.value.__cause__, FileNotFoundError | NotADirectoryError)
 
 
-def test_a_file_that_cannot_be_read_has_not_vanished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_does_not_raise_vanished_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(path: Path) -> None:
         raise error
 
@@ -416,7 +416,7 @@ def test_a_file_that_cannot_be_read_has_not_vanished(tmp_path: Path, monkeypatch
         assert not isinstance(refusal.value, VanishedError)
 
 
-def test_a_link_to_itself_is_no_vanished_file(tmp_path: Path) -> None:
+def test_a_link_to_itself_does_not_raise_vanished_error(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").symlink_to("a.jpg")
     with pytest.raises(ImageError, match="cannot read the file") as refusal:
         read_file(tmp_path / "a.jpg")
@@ -431,7 +431,7 @@ def test_a_file_beyond_the_limit_is_refused_before_it_is_read(tmp_path: Path) ->
         read_file(path)
 
 
-def test_the_limit_itself_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_exactly_the_limit_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read, "MAX_FILE_BYTES", 4)
     (tmp_path / "a.jpg").write_bytes(b"1234")
     assert read_file(tmp_path / "a.jpg").data == b"1234"
@@ -493,7 +493,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(
     assert content == (path.read_bytes(), hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
 
 
-def test_a_file_that_keeps_changing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_keeps_changing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.jpg").write_bytes(b"abcde")
     disturb(monkeypatch, *[grow] * 9)
     with pytest.raises(ImageError, match="keeps changing while it is read"):
@@ -515,7 +515,7 @@ def test_a_file_that_vanishes_while_it_is_read_again_has_vanished(
         read_file(tmp_path / "a.jpg")
 
 
-def test_fewer_bytes_than_the_file_has_are_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_read_is_not_taken_for_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Short(io.FileIO):
         def read(self, size: int = -1, /) -> bytes:
             return (super().read(size) or b"")[:3]
@@ -529,19 +529,19 @@ def test_fewer_bytes_than_the_file_has_are_not_taken_for_it(tmp_path: Path, monk
 # ---------------------------------------------------------------- unreadable files
 
 
-def test_zero_bytes_are_said_to_be_empty() -> None:
+def test_an_empty_file_is_reported_as_empty() -> None:
     with pytest.raises(ImageError, match="empty"):
         decode(b"")
 
 
-def test_a_truncated_jpeg_is_said_to_be_truncated() -> None:
+def test_a_truncated_jpeg_is_reported_as_truncated() -> None:
     data = file_bytes(Image.fromarray(noise(64, 64)), "JPEG")
     with pytest.raises(ImageError, match="truncated"):
         decode(data[: len(data) // 2])
 
 
 @pytest.mark.parametrize("data", [b"these are words, no picture\n" * 20, b"\xff\xd8\xff", b"\0" * 500])
-def test_what_is_no_image_is_said_to_be_none(data: bytes) -> None:
+def test_a_file_that_is_no_image_is_reported_as_such(data: bytes) -> None:
     with pytest.raises(ImageError, match="not an image"):
         decode(data)
 
@@ -654,7 +654,7 @@ def test_an_exif_orientation_is_applied(orientation: int, kind: str) -> None:
     assert np.abs(decoded.astype(int) - upright).mean() < (4 if kind == "JPEG" else 1e-9)
 
 
-def test_of_an_animation_the_first_frame_counts() -> None:
+def test_an_animation_gives_its_first_frame() -> None:
     frames = [Image.new("RGB", (6, 4), colour) for colour in ("red", "blue", "green")]
     data = file_bytes(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=50)
     np.testing.assert_array_equal(decode(data), np.full((4, 6, 3), (255, 0, 0)))
@@ -675,7 +675,7 @@ def bmp_header(width: int, height: int) -> bytes:
     return bytes(data)
 
 
-def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
+def test_a_decompression_bomb_is_refused_before_it_is_decoded() -> None:
     message = "an image of 3600000000 pixels; more than 268 megapixels are not decoded"
     with pytest.raises(ImageError, match=message) as refusal:
         decode(bmp_header(60000, 60000))
@@ -691,7 +691,7 @@ def test_a_side_beyond_the_limit_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP", "JPEG2000", "TGA", "PPM"])
-def test_the_limit_of_pixels_is_ours_alone(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_of_pixels_does_not_depend_on_pillows_own_limit(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read, "MAX_PIXELS", 1000)
     fits, larger = (file_bytes(Image.new("RGB", size, "red"), kind) for size in ((40, 25), (43, 24)))
     for limit in (10, None, 10**9):  # of the program that ovlabel is part of
@@ -758,7 +758,7 @@ print(image.shape, image[::999, ::999].reshape(-1, 3).max(0), (peak() - before) 
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F"])
-def test_bands_of_rows_change_nothing(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_converting_in_bands_gives_the_same_pixels(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = "TIFF" if mode in ("CMYK", "F") else "PNG"
     grey = noise(23, 17, 1)[..., 0]
     image = {
@@ -780,7 +780,7 @@ def frames_of(kind: str, count: int = 3) -> list[Image.Image]:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
-def test_further_frames_are_said_to_be_there(kind: str) -> None:
+def test_further_frames_are_reported(kind: str) -> None:
     first, *others = frames_of(kind)
     options = {"lossless": True} if kind == "WEBP" else {}
     several = file_bytes(first, kind, save_all=True, append_images=others, **options)
@@ -794,7 +794,7 @@ def test_further_frames_are_said_to_be_there(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "BMP", "PPM", "TGA", "JPEG2000"])
-def test_formats_of_one_frame_hold_no_more(kind: str) -> None:
+def test_formats_of_one_frame_report_no_further_frames(kind: str) -> None:
     assert decode_first(file_bytes(frames_of(kind)[0], kind))[1] is False
 
 
@@ -809,7 +809,7 @@ def test_the_previews_of_a_phones_jpeg_are_no_frames() -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF"])
-def test_damage_beyond_the_first_frame_is_no_refusal(kind: str) -> None:
+def test_damage_after_the_first_frame_does_not_refuse_the_file(kind: str) -> None:
     first, *others = frames_of(kind)
     data = file_bytes(first, kind, save_all=True, append_images=others)
     single = decode(file_bytes(first, kind))
@@ -828,11 +828,11 @@ def test_damage_beyond_the_first_frame_is_no_refusal(kind: str) -> None:
     assert decoded == {True, False} if kind == "GIF" else decoded == {True}
 
 
-def test_no_program_is_run_for_what_a_file_says_it_is() -> None:
+def test_eps_is_refused_because_pillow_would_run_ghostscript() -> None:
     with pytest.raises(ImageError, match="not an image in a format"):
         decode(file_bytes(Image.new("RGB", (8, 8)), "EPS"))
 
 
-def test_a_link_to_itself_is_passed_over(tmp_path: Path) -> None:
+def test_a_link_to_itself_is_not_listed(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").symlink_to("a.jpg")
     assert list_images(tmp_path) == []

@@ -25,7 +25,7 @@ from ovlabel.run.options import RunOptions
 from ovlabel.run.reading import Records
 from ovlabel.settings.keys import Config
 from ovlabel.settings.reading import load_config
-from ovlabel.store import write as store_room
+from ovlabel.store import arrays
 from ovlabel.store.read import open_store
 from ovlabel.store.record import Record
 from ovlabel.types import Annotation, ChunkReport, UInt8Image
@@ -547,7 +547,7 @@ def test_a_store_killed_in_the_making_is_made_anew(folder: Path, drawn: dict[str
 def test_ctrl_c_inside_a_commit_loses_nothing(
     folder: Path, drawn: dict[str, Any], fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, hits = store_room._put, []
+    real, hits = arrays._put, []
 
     def put(node: Path, name: str, parts: Any, fill: int) -> None:
         if name == "confidence" and not hits:
@@ -556,7 +556,7 @@ def test_ctrl_c_inside_a_commit_loses_nothing(
             time.sleep(0.1)
         real(node, name, parts, fill)
 
-    monkeypatch.setattr(store_room, "_put", put)
+    monkeypatch.setattr(arrays, "_put", put)
     with pytest.raises(KeyboardInterrupt):
         run_all(folder, fake)
     assert_annotated(default_store(folder), drawn)

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from annotated_types import Ge, Gt, Le, Lt
 
+from ovlabel.errors import ConfigError
 from ovlabel.fields import declared
 from ovlabel.ops import scaled_scores
 from ovlabel.settings.keys import StageConfig, stage_names
@@ -97,9 +99,36 @@ def test_it_acts_at_known_levels_and_replaces_only_those(stage: Any) -> None:
 
 
 def test_it_has_a_source_and_documents_its_fields(stage: Any) -> None:
-    text = type(stage).__doc__ or ""
-    assert "Source:" in text
-    assert all(field.doc and field.takes for field in declared(type(stage)).values())
+    assert "Source:" in (type(stage).__doc__ or "")
+    fields = declared(type(stage))
+    assert [field.name for field in fields] == [field.name for field in dataclasses.fields(stage)]
+    assert all(field.doc.endswith(".") for field in fields)
+
+
+def test_every_annotation_of_its_own_is_a_field(stage: Any) -> None:
+    own = {name for name, hint in vars(type(stage)).get("__annotations__", {}).items() if "ClassVar" not in str(hint)}
+    assert own == {field.name for field in dataclasses.fields(stage)}
+
+
+def test_its_numbers_have_a_greatest_and_a_least_value(stage: Any) -> None:
+    for field in declared(type(stage)):
+        if field.kind.type in (int, float):
+            kinds = {type(bound) for bound in field.kind.bounds}
+            assert kinds & {Le, Lt}, field.name
+            assert kinds & {Ge, Gt}, field.name
+            assert field.length is None or field.length[1] <= 64
+
+
+def test_values_out_of_bounds_are_refused_by_name(stage: Any) -> None:
+    for field in declared(type(stage)):
+        key = f"{stage.name()}.{field.name}"
+        for value in ("no such choice",) if field.kind.choices else (10**12, -(10**12)) * (field.kind.type is not bool):
+            if field.kind.type is str and not field.kind.choices:
+                continue
+            written = [value] if field.length else value
+            with pytest.raises(ConfigError, match=rf"^{key} (= |takes )") as caught:
+                make_stage(StageConfig(stage.name(), ((field.name, written),)))
+            assert "\n" not in str(caught.value)
 
 
 def test_it_is_deterministic_and_leaves_its_input_alone(
@@ -139,7 +168,8 @@ def test_removing_it_changes_something(stage: Any, context: WindowContext, image
 def test_pairs_of_queries_and_keys_are_the_scores(stage: Any, context: WindowContext, image: ImageContext) -> None:
     with torch.inference_mode():
         pairs = stage.pairs(context)
-        if pairs is None:
-            pytest.skip("makes its scores in another way")
+    if pairs is None:
+        pytest.skip("makes its scores in another way")
+    with torch.inference_mode():
         products = [scaled_scores(queries, keys) for queries, keys in pairs]
     assert torch.equal(torch.stack(products), run(stage, context, image)["scores"])

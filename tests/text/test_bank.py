@@ -96,7 +96,9 @@ def test_ensembles_of_the_tower_are_the_golden_ones(golden_clip: Clip, golden: G
     assert np.abs(np.stack(found) - text["text_ensemble"]).max() <= 1e-5
 
 
-def test_cutting_off_the_context_is_exact(golden_model: dict[str, Any], golden: Golden, tower: list[int]) -> None:
+def test_cutting_off_unused_context_leaves_embeddings_equal(
+    golden_model: dict[str, Any], golden: Golden, tower: list[int]
+) -> None:
     path = golden_model["encoder.weights"]
     clip = load_clip(EncoderConfig(model=golden_model["encoder.model"], weights=path, precision="fp64"))
     model = CLIP(**GOLDEN_MODEL).eval().double()
@@ -118,7 +120,7 @@ def test_a_text_that_fills_the_context_is_encoded_whole(reference: CLIP, load: C
         assert torch.allclose(load().encode_text(tokens), reference.encode_text(tokens), rtol=0, atol=1e-6)
 
 
-def test_a_model_with_other_tokens_asks_for_a_bank(golden_clip: Clip) -> None:
+def test_a_model_with_another_tokeniser_needs_a_text_bank(golden_clip: Clip) -> None:
     with pytest.raises(ConfigError, match="hand a TextBank to build"):
         text_bank(SIMPLE, golden_clip)
 
@@ -135,7 +137,7 @@ def test_prompts_are_normalised_averaged_and_normalised() -> None:
     assert not np.allclose(found, unit(vectors.mean(0)), rtol=0, atol=0.1)  # the longest would win
 
 
-def test_a_bank_is_what_the_whole_model_says_of_every_prompt(reference: CLIP, load: Callable[..., Clip]) -> None:
+def test_a_bank_equals_encoding_every_prompt_with_the_whole_model(reference: CLIP, load: Callable[..., Clip]) -> None:
     words = [f"{'very ' * (index % 7)}large thing number {index}" for index in range(300)]  # more than one batch
     bank = text_bank(TextConfig(vocabulary=f"classes:{', '.join(words)}", templates="top3"), load())
     templates = ("a photo of a {}.", "a {} in the scene.", "the {}.")
@@ -149,7 +151,7 @@ def test_a_bank_is_what_the_whole_model_says_of_every_prompt(reference: CLIP, lo
 # The cache
 
 
-def test_the_second_time_the_tower_does_not_run(load: Callable[..., Clip], tower: list[int]) -> None:
+def test_cached_embeddings_are_used_the_second_time(load: Callable[..., Clip], tower: list[int]) -> None:
     first = text_bank(SIMPLE, load())
     assert tower
     tower.clear()
@@ -158,7 +160,7 @@ def test_the_second_time_the_tower_does_not_run(load: Callable[..., Clip], tower
     assert np.array_equal(first.embeddings, second.embeddings)
 
 
-def test_the_same_weights_elsewhere_are_the_same_weights(
+def test_the_same_weights_in_another_file_share_the_cache(
     load: Callable[..., Clip], weights: Path, tower: list[int]
 ) -> None:
     text_bank(SIMPLE, load())
@@ -175,7 +177,7 @@ def test_the_same_weights_elsewhere_are_the_same_weights(
         TextConfig(vocabulary="classes:hot dog, cat, grass", templates="simple"),
     ],
 )
-def test_other_templates_and_vocabularies_are_not_taken_for_these(load: Callable[..., Clip], other: TextConfig) -> None:
+def test_other_templates_and_vocabularies_do_not_share_the_cache(load: Callable[..., Clip], other: TextConfig) -> None:
     clip = load()
     first = text_bank(SIMPLE, clip).embeddings
     kept = text_bank(other, clip).embeddings
@@ -184,7 +186,9 @@ def test_other_templates_and_vocabularies_are_not_taken_for_these(load: Callable
     assert not np.array_equal(kept, first)
 
 
-def test_a_changed_weight_file_is_encoded_anew(load: Callable[..., Clip], weights: Path, reference: CLIP) -> None:
+def test_a_changed_weights_file_does_not_share_the_cache(
+    load: Callable[..., Clip], weights: Path, reference: CLIP
+) -> None:
     first = text_bank(SIMPLE, load()).embeddings
     with torch.no_grad():
         reference.text_projection.mul_(-1)
@@ -192,7 +196,7 @@ def test_a_changed_weight_file_is_encoded_anew(load: Callable[..., Clip], weight
     assert np.allclose(text_bank(SIMPLE, load()).embeddings, -first, rtol=0, atol=1e-6)
 
 
-def test_random_weights_of_two_seeds_are_not_taken_for_each_other(load: Callable[..., Clip]) -> None:
+def test_random_weights_of_two_seeds_do_not_share_the_cache(load: Callable[..., Clip]) -> None:
     zero = text_bank(SIMPLE, load("random:0")).embeddings
     one = text_bank(SIMPLE, load("random:1")).embeddings
     assert not np.allclose(zero, one, atol=0.1)
@@ -240,7 +244,9 @@ def test_a_cache_that_cannot_be_written_is_no_error(
 # The bank
 
 
-def test_the_bank_carries_what_the_vocabulary_says(load: Callable[..., Clip], tmp_path: Path) -> None:
+def test_a_bank_has_the_kinds_groups_and_thresholds_of_its_vocabulary(
+    load: Callable[..., Clip], tmp_path: Path
+) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(
         '[background]\nname = "rest"\nqueries = ["sky", "sea"]\ngroup = "far"\n'
@@ -297,7 +303,7 @@ def bank_with(**changes: Any) -> TextBank:
         ({"merge": "median"}, r"unknown merge 'median'"),
     ],
 )
-def test_a_bank_that_does_not_fit_together_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_a_bank_of_inconsistent_parts_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         bank_with(**changes)
 
@@ -337,6 +343,6 @@ def test_merging_by_mean_makes_one_unit_vector_a_class() -> None:
 
 
 @pytest.mark.parametrize("merge", ["max", "logsumexp"])
-def test_other_merges_leave_the_queries_apart(merge: str) -> None:
+def test_other_merges_keep_every_query(merge: str) -> None:
     bank = bank_with(merge=merge)
     assert bank.merged() is bank

@@ -30,7 +30,7 @@ def words(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_endpoint_is_asked_for_every_class_but_the_background(
+def test_the_endpoint_gets_a_request_for_every_class_but_the_background(
     words: Path, tmp_path: Path, ovlabel: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[urllib.request.Request] = []
@@ -51,7 +51,7 @@ def test_an_endpoint_is_asked_for_every_class_but_the_background(
     assert read_toml(tmp_path / "said.toml") == {"cat": sentences, 'no "dog"': sentences}
 
 
-def test_answers_in_a_file_do_as_well(words: Path, tmp_path: Path, ovlabel: Run) -> None:
+def test_answers_can_be_read_from_a_file(words: Path, tmp_path: Path, ovlabel: Run) -> None:
     answers = tmp_path / "answers.txt"
     answers.write_text('cat: a small cat.\na cat: with fur.\n\nno "dog":\n1. not a dog.\n')
     said = ovlabel("vocab", "describe", words, tmp_path / "said.toml", "--answers", answers)
@@ -65,7 +65,9 @@ def test_answers_in_a_file_do_as_well(words: Path, tmp_path: Path, ovlabel: Run)
     assert "http://" in bad.refusal
 
 
-def test_descriptions_change_what_is_asked(tiny: dict[str, Any], words: Path, tmp_path: Path) -> None:
+def test_descriptions_knowledge_and_centring_change_the_embeddings(
+    tiny: dict[str, Any], words: Path, tmp_path: Path
+) -> None:
     (tmp_path / "said.toml").write_text('cat = ["a small furry animal.", "it has whiskers."]\n')
     keys = {**tiny, "text.vocabulary": str(words), "text.merge": "mean", "text.templates": "simple"}
     plain = build(load_config("plain", keys)).bank
@@ -89,7 +91,7 @@ def units(*shape: int) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def test_enrichment_is_the_naive_sum() -> None:
+def test_enrichment_equals_a_direct_computation() -> None:
     """With as many clusters as sentences, each is a cluster of its own."""
     embeddings, sentences = units(3, 8), units(12, 8)
     ours = enriched(embeddings, sentences, 12, 0.5)
@@ -101,7 +103,7 @@ def test_enrichment_is_the_naive_sum() -> None:
         assert np.allclose(own, expected / np.linalg.norm(expected), atol=1e-4)
 
 
-def test_centring_takes_a_share_of_the_templates_direction() -> None:
+def test_centring_subtracts_a_fraction_of_the_templates_direction() -> None:
     embeddings, neutral = units(3, 8), units(4, 8)[:3]
     ours = centred(embeddings, neutral, 0.3)
     expected = embeddings - 0.3 * neutral

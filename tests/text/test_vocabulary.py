@@ -73,13 +73,13 @@ def test_there_is_no_other_built_in_vocabulary() -> None:
 
 
 @pytest.mark.parametrize("name", ["voc21", "coco-object"])
-def test_the_background_is_asked_by_26_words_in_the_published_order(name: str) -> None:
+def test_the_background_has_26_queries_in_the_published_order(name: str) -> None:
     background = load_vocabulary(name).classes[0]
     assert background.name == "background"
     assert list(background.asked) == BACKGROUND_WORDS
 
 
-def test_published_names_are_asked_raw() -> None:
+def test_published_names_are_used_unchanged() -> None:
     asked = {query.name for query in queries("coco-stuff")}
     assert {"trafficlight", "wall-brick", "building-other", "desk-stuff"} <= asked
     assert prompts_of("wall-brick", "coco-stuff", "simple") == ("a photo of a wall-brick.",)
@@ -89,7 +89,7 @@ def test_context59_is_context60_without_background() -> None:
     assert load_vocabulary("context59").classes == load_vocabulary("context60").classes[1:]
 
 
-def test_synonyms_are_asked_for_the_class_they_belong_to() -> None:
+def test_synonyms_are_queries_of_their_class() -> None:
     vocabulary = load_vocabulary("voc20")
     screens = [query.name for query in queries("voc20") if query.class_index == 19]
     assert vocabulary.classes[19].name == "television monitor"
@@ -111,14 +111,14 @@ def test_background_is_black_unless_the_file_says_otherwise(tmp_path: Path) -> N
     assert load_vocabulary(grey).colours[0] == (9, 9, 9)
 
 
-def test_check_finds_the_word_that_coco_object_asks_twice() -> None:
+def test_check_finds_the_query_that_two_classes_of_coco_object_share() -> None:
     found = check(load_vocabulary("coco-object"))
     assert "'bed' is asked for background and bed" in found[0]
     assert any("'mouse' has several meanings (computer, animal)" in line for line in found)
     assert check(load_vocabulary("voc21")) == []
 
 
-def test_check_finds_what_is_nearly_the_same_and_what_is_ambiguous(tmp_path: Path) -> None:
+def test_check_finds_similar_and_ambiguous_names(tmp_path: Path) -> None:
     words = '[[class]]\nname = "hot dog"\n[[class]]\nname = "hot-dogs"\n[[class]]\nname = "crane"\n'
     found = check(load_vocabulary(write(tmp_path, words)))
     assert any("'hot dog', 'hot-dogs' are nearly the same" in line for line in found)
@@ -127,7 +127,7 @@ def test_check_finds_what_is_nearly_the_same_and_what_is_ambiguous(tmp_path: Pat
     assert check(load_vocabulary(write(tmp_path, clear))) == []
 
 
-def test_contexts_and_descriptions_are_asked_too(tmp_path: Path) -> None:
+def test_contexts_and_descriptions_become_queries(tmp_path: Path) -> None:
     words = '[[class]]\nname = "mouse"\ncontexts = ["on a desk"]\n[[class]]\nname = "cat"\n'
     vocabulary = load_vocabulary(write(tmp_path, words))
     path = tmp_path / "said.toml"
@@ -231,7 +231,7 @@ def test_adaptive_templates_follow_the_kind_and_the_phrase(tmp_path: Path) -> No
     assert "a region of hot dog." in prompts_of("hot_dog", stuff, "adaptive")  # the phrase is the name's alone
 
 
-def test_other_templates_leave_names_and_articles_alone(tmp_path: Path) -> None:
+def test_other_templates_leave_names_and_articles_unchanged(tmp_path: Path) -> None:
     path = write(tmp_path, '[[class]]\nname = "apple-other"\nphrase = "apple"\n')
     assert prompts_of("apple-other", path, "simple") == ("a photo of a apple-other.",)
 
@@ -249,14 +249,14 @@ def test_other_templates_leave_names_and_articles_alone(tmp_path: Path) -> None:
         ("cat", "cat"),
     ],
 )
-def test_compound_names_are_turned_round(name: str, read: str) -> None:
+def test_compound_names_are_reordered(name: str, read: str) -> None:
     assert read_name(name) == read
 
 
 # Vocabulary files of one's own
 
 
-def test_strings_stay_strings(tmp_path: Path) -> None:
+def test_names_that_look_like_other_types_stay_strings(tmp_path: Path) -> None:
     written = ["no", "on", "1e3", "null", "007", "true", "2024-01-01"]
     path = write(tmp_path, "".join(f'[[class]]\nname = "{name}"\n' for name in written))
     assert names(load_vocabulary(path)) == written
@@ -315,7 +315,7 @@ def test_a_first_class_of_a_background_word_is_no_background(tmp_path: Path) -> 
     assert names(vocabulary) == ["sky", "grass", "cat"]
 
 
-def test_classes_can_be_given_by_hand() -> None:
+def test_classes_can_be_given_as_a_list() -> None:
     vocabulary = load_vocabulary("classes:cat, hot dog , grass")
     assert names(vocabulary) == ["cat", "hot dog", "grass"]
     assert vocabulary.background is None
@@ -328,7 +328,7 @@ def test_lists_without_kinds_take_those_the_built_in_vocabularies_know(tmp_path:
     assert [entry.kind for entry in lines.classes] == ["thing", "stuff", "material"]
 
 
-def test_own_prompts_with_a_place_are_asked_for_every_name(tmp_path: Path) -> None:
+def test_own_prompts_with_a_placeholder_are_used_for_every_name(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         '[[class]]\nname = "cat"\nsynonyms = ["kitten"]\nprompts = ["my {}", "a pet"]\n[[class]]\nname = "dog"\n',
@@ -340,7 +340,7 @@ def test_own_prompts_with_a_place_are_asked_for_every_name(tmp_path: Path) -> No
     ]
 
 
-def test_own_prompts_without_a_place_are_one_query(tmp_path: Path) -> None:
+def test_own_prompts_without_a_placeholder_are_one_query(tmp_path: Path) -> None:
     path = write(tmp_path, '[[class]]\nname = "cat"\nsynonyms = ["kitten"]\nprompts = ["a pet", "an animal at home"]\n')
     assert queries(path) == [Query(0, "cat", ("a pet", "an animal at home"))]
 
@@ -394,7 +394,7 @@ def test_a_bad_field_is_refused_naming_file_and_class(tmp_path: Path, fields: st
         ("mine.txt", "cat\ndog\ncat, kitten\n"),
     ],
 )
-def test_a_class_that_is_there_twice_is_refused(tmp_path: Path, name: str, content: str) -> None:
+def test_a_duplicate_class_is_refused(tmp_path: Path, name: str, content: str) -> None:
     path = write(tmp_path, content, name)
     with pytest.raises(ConfigError, match="class cat is there twice") as caught:
         load_vocabulary(path)
@@ -410,7 +410,7 @@ def test_a_class_that_is_there_twice_is_refused(tmp_path: Path, name: str, conte
         ("classes:cat, dog, cat", r"class cat is there twice"),
     ],
 )
-def test_a_vocabulary_that_is_not_there_is_refused(name: str, message: str) -> None:
+def test_an_unknown_vocabulary_is_refused(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_vocabulary(name)
 
@@ -473,7 +473,7 @@ name = "dog"
         ("\nid = 12", ""),
     ],
 )
-def test_content_changes_with_whatever_matters_in_the_file(tmp_path: Path, old: str, new: str) -> None:
+def test_content_changes_with_every_field_that_matters(tmp_path: Path, old: str, new: str) -> None:
     assert FULL.count(old) == 1
     before = load_vocabulary(write(tmp_path, FULL)).content()
     after = load_vocabulary(write(tmp_path, FULL.replace(old, new))).content()
@@ -481,7 +481,7 @@ def test_content_changes_with_whatever_matters_in_the_file(tmp_path: Path, old: 
 
 
 @pytest.mark.parametrize("field", ["id = 0", "threshold = 0.0", "colour = [0, 0, 0]"])
-def test_content_tells_nought_from_nothing(tmp_path: Path, field: str) -> None:
+def test_content_distinguishes_zero_from_missing(tmp_path: Path, field: str) -> None:
     nothing = load_vocabulary(write(tmp_path, '[[class]]\nname = "cat"\n')).content()
     nought = load_vocabulary(write(tmp_path, f'[[class]]\nname = "cat"\n{field}\n')).content()
     assert nought != nothing
@@ -492,7 +492,7 @@ def test_content_changes_with_the_order_of_classes() -> None:
     assert one != other
 
 
-def test_content_does_not_change_with_titles_and_places(tmp_path: Path) -> None:
+def test_content_does_not_change_with_titles_and_paths(tmp_path: Path) -> None:
     one = load_vocabulary(write(tmp_path, FULL)).content()
     other = load_vocabulary(write(tmp_path, f'title = "mine"\nsource = "web"\n{FULL}', "other.toml")).content()
     assert one == other
@@ -511,7 +511,7 @@ def test_content_does_not_change_with_titles_and_places(tmp_path: Path) -> None:
         ('[[class]]\nname = "cat"\ncolour = [true, 1, 1]\n', r"class cat: colour must be"),
     ],
 )
-def test_natural_mistakes_are_answered_in_one_line(content: str, message: str, tmp_path: Path) -> None:
+def test_common_mistakes_are_refused_in_one_line(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(content)
     with pytest.raises(ConfigError, match=message) as caught:
         load_vocabulary(str(tmp_path / "mine.toml"))
@@ -524,7 +524,7 @@ def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
     assert [entry.name for entry in load_vocabulary(str(tmp_path / "mine.txt")).classes] == ["cat", "dog"]
 
 
-def test_background_given_first_by_hand_is_the_background() -> None:
+def test_background_given_first_in_a_list_is_the_background() -> None:
     assert load_vocabulary("classes:background, cat").background == 0
     assert load_vocabulary("classes:cat, background").background is None
 
