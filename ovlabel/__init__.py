@@ -9,43 +9,66 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ovlabel.errors import OvlabelError
+    from ovlabel.evaluation.scores import Scores
+    from ovlabel.evaluation.scoring import score
+    from ovlabel.formats import export
     from ovlabel.run.job import annotate
+    from ovlabel.run.listing import Selection
+    from ovlabel.run.options import RunOptions
     from ovlabel.settings.keys import Config
     from ovlabel.settings.reading import load_config
     from ovlabel.spine.build import build
     from ovlabel.spine.segmenter import Segmenter
-    from ovlabel.store.read import Store, open_store
+    from ovlabel.stages import Stage
+    from ovlabel.store.read import Store, StoredImage, open_store
+    from ovlabel.store.verify import verify
     from ovlabel.types import ChunkReport, Prediction, TextBank
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "ChunkReport",
-    "Config",
-    "OvlabelError",
-    "Prediction",
-    "Segmenter",
-    "Store",
-    "TextBank",
-    "annotate",
-    "build",
-    "load_config",
-    "open_store",
-]
 
 _HOMES = {
     "ChunkReport": "types",
     "Config": "settings.keys",
     "OvlabelError": "errors",
     "Prediction": "types",
+    "RunOptions": "run.options",
+    "Scores": "evaluation.scores",
     "Segmenter": "spine.segmenter",
+    "Selection": "run.listing",
+    "Stage": "stages",
     "Store": "store.read",
+    "StoredImage": "store.read",
     "TextBank": "types",
     "annotate": "run.job",
     "build": "spine.build",
+    "export": "formats",
     "load_config": "settings.reading",
     "open_store": "store.read",
+    "score": "evaluation.scoring",
+    "verify": "store.verify",
 }
+
+__all__ = [
+    "ChunkReport",
+    "Config",
+    "OvlabelError",
+    "Prediction",
+    "RunOptions",
+    "Scores",
+    "Segmenter",
+    "Selection",
+    "Stage",
+    "Store",
+    "StoredImage",
+    "TextBank",
+    "annotate",
+    "build",
+    "export",
+    "load_config",
+    "open_store",
+    "score",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,14 +1,16 @@
-"""The error tree. Every message says what happened, where, and what to do.
+"""The exceptions that ovlabel raises, and what makes values printable in their messages. Every module uses this one.
+
+Every message is one line that says what happened, where, and what to do about it.
 
 OvlabelError
-├── ConfigError    an unknown name, key or value; lists what there is
-│   └── StackError stages in an order that has no meaning
-├── ImageError     one file that can't be read: recorded, never fatal
-│   └── VanishedError a file that is not there any more
+├── ConfigError    an unknown name, key or value; the message lists the known ones
+│   └── StackError stages in an order in which one would undo another's work
+├── ImageError     one image file that can't be read; the run records it and goes on
+│   └── VanishedError an image file that was deleted after it was listed
 ├── TruthError     ground truth that can't be read, matched or mapped
-├── WeightsError   weights that can't be had, or do not fit the model
-└── StoreError     a folder that is no store
-    ├── RunError   the store belongs to another run; names the fields that differ
+├── WeightsError   weights that can't be found, downloaded or read, or do not fit the model
+└── StoreError     a path that is no store, or a store that can't be used as asked
+    ├── RunError   the store was written with other settings; the message names those that differ
     └── BusyError  another process is writing to the store
 """
 
@@ -21,7 +23,16 @@ from collections.abc import Iterable
 
 
 class OvlabelError(Exception):
-    """Anything that ovlabel refuses to do, said in one line."""
+    """Base class of all errors that ovlabel raises on purpose; the message is one printable line.
+
+    Example:
+        >>> import ovlabel
+        >>> try:
+        ...     ovlabel.load_config("scilp")
+        ... except ovlabel.OvlabelError as error:
+        ...     print(error)
+        unknown preset 'scilp'; did you mean sclip, scclip, resclip, maskclip?
+    """
 
 
 class ConfigError(OvlabelError):
@@ -29,7 +40,7 @@ class ConfigError(OvlabelError):
 
 
 class StackError(ConfigError):
-    """Stages in an order that has no meaning."""
+    """Stages in an order in which one would undo or ignore another's work."""
 
 
 class ImageError(OvlabelError):
@@ -37,7 +48,7 @@ class ImageError(OvlabelError):
 
 
 class VanishedError(ImageError):
-    """A file that is not there any more; nothing is recorded of it."""
+    """An image file that was deleted after it was listed; no record is written for it."""
 
 
 class TruthError(OvlabelError):
@@ -45,7 +56,7 @@ class TruthError(OvlabelError):
 
 
 class WeightsError(OvlabelError):
-    """Weights that can't be had, or that do not fit the model."""
+    """Weights that can't be found, downloaded or read, or that do not fit the model."""
 
 
 class StoreError(OvlabelError):
@@ -61,7 +72,19 @@ class BusyError(StoreError):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """One line for an unknown name: the nearest names first, all of them if they are few."""
+    """The message for an unknown name, in one line.
+
+    Args:
+        kind: what is named, such as "preset".
+        name: the unknown name.
+        known: the known names. The message gives up to four similar ones; without any, all if there are at most 12.
+
+    Example:
+        >>> unknown("preset", "sclib", ["naclip", "sclip"])
+        "unknown preset 'sclib'; did you mean sclip, naclip?"
+        >>> unknown("preset", "x", ["naclip", "sclip"])
+        "unknown preset 'x'; there is naclip, sclip"
+    """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
     if near:
@@ -73,31 +96,31 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether something was too large for the machine: Python's, torch's CPU and its devices' ways to say so."""
+    """Whether an exception means that memory ran out: Python's own, or torch's on the CPU or on a GPU."""
     return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
 def short(text: object) -> str:
-    """For messages: one line of 100 letters at the most."""
+    """A text for use in a message: one line of at most 100 characters, unprintable ones replaced by U+FFFD."""
     line = str(text)
     cut = line if len(line) <= 100 else f"{line[:99]}…"
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in cut)
 
 
 def ordinary(number: float) -> bool:
-    """Finite, and of 64 bits where it is an integer."""
+    """Whether a number is finite (a float), or fits into 64 bits with a sign (an integer)."""
     return math.isfinite(number) if isinstance(number, float) else -(2**63) <= number < 2**63
 
 
 def shown(value: object) -> str:
-    """For messages: a value as it is written in Python, in one line of 100 letters at the most."""
+    """A value for use in a message: as Python writes it, abbreviated to one line of at most 100 characters."""
     if isinstance(value, int) and not ordinary(value):
         return f"an integer of {value.bit_length()} bits"
     return short(reprlib.repr(value))
 
 
 def printable(key: str) -> str:
-    """A key on one line of any terminal: control characters and undecodable bytes as escapes."""
+    """A key for use in a message: unchanged, except that control characters and undecodable bytes become escapes."""
     if key.isprintable():
         return key
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in key)

@@ -1,6 +1,7 @@
-"""Files: bounded reading of regular files, durable writing, and a cache of what can be made again.
+"""Reading files within limits, writing them durably, and the folder of the cache. Used by every wing.
 
-Standard library only.
+Files may come from untrusted sources: pipes and devices are refused, and sizes, nesting and numbers have upper bounds.
+Uses the standard library only.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from ovlabel.errors import ConfigError, ordinary, short, shown
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """Open a regular file for reading; a pipe or a device, which could block for ever, is an OSError (EINVAL)."""
+    """Open a regular file for reading in binary.
+
+    Args:
+        path: the file; a link is followed.
+
+    Raises:
+        OSError: it can't be opened; EINVAL for a pipe, a device or a folder, reading which could block for ever.
+    """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
@@ -31,7 +39,15 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 
 def read_up_to(path: str | Path, limit: int) -> bytes:
-    """The content of a regular file of `limit` bytes at the most. Raises OSError (EFBIG for a larger one)."""
+    """The content of a regular file.
+
+    Args:
+        path: the file.
+        limit: the most bytes that are read.
+
+    Raises:
+        OSError: it can't be read, or is no regular file (EINVAL), or is larger than `limit` (EFBIG).
+    """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         data = file.read(size + 1) if size <= limit else b""
@@ -41,13 +57,15 @@ def read_up_to(path: str | Path, limit: int) -> bytes:
 
 
 def put(path: Path, data: bytes, *, new: bool = False) -> None:
-    """Write a file whole or not at all, and force it and its name to the disk.
+    """Write a file whole or not at all, and force its content and its name to the disk.
 
     Args:
-        new: leave a file that is there as it is.
+        path: the file; its folder must exist.
+        data: the content.
+        new: leave a file that exists already as it is.
 
     Raises:
-        OSError: the folder is gone, full, not writable …; nothing is left behind.
+        OSError: the folder does not exist, is full or is not writable. No partial file is left.
     """
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
@@ -64,7 +82,7 @@ def put(path: Path, data: bytes, *, new: bool = False) -> None:
 
 
 def _linked(partial: Path, path: Path) -> bool:
-    """Whether `path` is there now, by this call or before it; False where the file system knows no links."""
+    """Link `path` to the partial file; whether `path` exists afterwards. False where hard links are not supported."""
     try:
         os.link(partial, path)
     except FileExistsError:
@@ -75,7 +93,11 @@ def _linked(partial: Path, path: Path) -> bool:
 
 
 def sync_tree(folder: Path) -> None:
-    """Force every file below a folder to the disk, and the names of all of them. Raises OSError."""
+    """Force the content and the names of all files below a folder to the disk.
+
+    Raises:
+        OSError: a file or folder can't be opened or synchronised.
+    """
     for where, _, files in os.walk(folder, topdown=False):
         for name in files:
             with open(os.path.join(where, name), "rb") as file:
@@ -84,7 +106,11 @@ def sync_tree(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Force the names in a folder to the disk; a file system that can't do that for folders is let off."""
+    """Force the names in a folder to the disk. Does nothing on file systems that can't synchronise folders.
+
+    Raises:
+        OSError: the folder can't be opened, or the disk reports an error.
+    """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -99,7 +125,7 @@ _MEMO_BYTES = 2**16
 
 
 def cache_dir() -> Path:
-    """$OVLABEL_CACHE, else $XDG_CACHE_HOME/ovlabel, else ~/.cache/ovlabel."""
+    """The folder of the cache: $OVLABEL_CACHE, else $XDG_CACHE_HOME/ovlabel, else ~/.cache/ovlabel."""
     if own := os.environ.get("OVLABEL_CACHE"):
         return Path(own)
     base = os.environ.get("XDG_CACHE_HOME")
@@ -107,7 +133,15 @@ def cache_dir() -> Path:
 
 
 def write_atomic(path: Path, data: bytes) -> bool:
-    """Write a cache file whole or not at all; whether it could be written."""
+    """Write a file of the cache whole or not at all, without forcing it to the disk.
+
+    Args:
+        path: the file; missing folders are made.
+        data: the content.
+
+    Returns:
+        Whether it could be written. A cache that can't be written is no error.
+    """
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +155,13 @@ def write_atomic(path: Path, data: bytes) -> bool:
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file's content, in hex; remembered by path, size and modification time. Raises OSError."""
+    """The sha256 of a file's content, in hex.
+
+    The cache remembers it by path, size and modification time, so that large files are read once.
+
+    Raises:
+        OSError: the file can't be read.
+    """
     real = path.resolve()
     stat = real.stat()
     name = hashlib.sha256(os.fsencode(real)).hexdigest()[:32]
@@ -137,12 +177,22 @@ def file_sha256(path: Path) -> str:
     return digest
 
 
-_TEXT_BYTES = 8 * 2**20  # of a text file: 65,534 classes with 120 letters each, which tomllib takes 10 s for
-_DEPTH, _KEY, _STRING = 16, 1000, 100_000  # of a file's tables: nesting, letters of a key and of a value
+# Upper bounds of text files: bytes (65,534 classes of 120 characters each, which tomllib parses in 10 s), levels of
+# nesting, characters of a key, characters of a string value.
+_TEXT_BYTES = 8 * 2**20
+_DEPTH, _KEY, _STRING = 16, 1000, 100_000
 
 
 def read_text(path: Path, kind: str = "text") -> str:
-    """A text file of 8 MiB at the most, in UTF-8; a pipe or a device is refused. Raises ConfigError."""
+    """The content of a text file in UTF-8, of at most 8 MiB.
+
+    Args:
+        path: the file.
+        kind: the format, as error messages call it.
+
+    Raises:
+        ConfigError: it can't be read, is larger, is no regular file, or is not UTF-8.
+    """
     try:
         return read_up_to(path, _TEXT_BYTES).decode("utf-8-sig")
     except OSError as error:
@@ -152,13 +202,23 @@ def read_text(path: Path, kind: str = "text") -> str:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a dict; ConfigError names the file and the line."""
+    """The content of a TOML file.
+
+    Raises:
+        ConfigError: it can't be read, is no valid TOML (the message names the line), or exceeds a limit on its size,
+            nesting, numbers or strings.
+    """
     table: dict[str, Any] = _parsed(path, "TOML", _toml)
     return table
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file's content; ConfigError names the file and the line."""
+    """The content of a JSON file.
+
+    Raises:
+        ConfigError: it can't be read, is no valid JSON (the message names the line), or exceeds a limit on its size,
+            nesting, numbers or strings.
+    """
     return _parsed(path, "JSON", json.loads)
 
 
@@ -176,7 +236,7 @@ def _parsed(path: Path, kind: str, parse: Callable[[str], Any]) -> Any:
     return content
 
 
-_QUOTED = re.compile(  # strings and comments, to the end of the line or of the text where nothing closes them
+_QUOTED = re.compile(  # strings and comments of TOML; without a closing quote, up to the end of the line or of the text
     r""""{3}(?:[^"\\]++|\\.?|"(?!""))*+(?:"{3,5}|\Z)|"(?:[^"\\\n]++|\\.?)*+"?|\#[^\n]*+"""
     r"""|'{3}(?:[^']++|'(?!''))*+(?:'{3,5}|\Z)|'[^'\n]*+'?""",
     re.DOTALL,
@@ -185,14 +245,14 @@ _CHAIN = re.compile(r"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){16}")
 
 
 def _toml(text: str) -> dict[str, Any]:
-    """Parsed, unless a key has so many dots that tomllib, which takes their square of time and memory, would hang."""
+    """Parse TOML, but refuse keys of more than 16 parts, for which tomllib needs time and memory in their square."""
     if chain := _CHAIN.search(_QUOTED.sub("s", text)):
         raise tomllib.TOMLDecodeError(f"the key {chain.group()[:20]}… is nested too deeply")
     return tomllib.loads(text)
 
 
 def _check_content(path: Path, content: Any) -> None:
-    """Refuse what no file of ours has a use for, before anything is made of it."""
+    """Refuse integers beyond 64 bits, overlong strings and keys, and deep nesting, before anything is made of them."""
     parts = [("", content)]
     for _ in range(_DEPTH):
         for name, part in parts:

@@ -37,43 +37,29 @@ LEVELS = (
 )
 
 
-class Stage(Protocol):
-    """One technique: a frozen dataclass in `stages/` with a method for each level at which it acts.
-
-    A method takes the level's value and a context (`WindowContext` up to the level `window`, `ImageContext` from
-    `logits` on) and returns the edited value; axes keep their meaning, the number of terms (`scores`) and the grid
-    (`features`) may change. It leaves its input alone up to the level `window`; from `logits` on, where maps are
-    the largest thing there is, it may change it in place. It keeps no hold of what it returns. `replaces` names the
-    levels at which the incoming value is ignored; an earlier edit there would be lost, so such a stack is refused.
-    A stage may also name levels in `rescales`: what another stage has added there before it would be scaled with
-    the rest, and is refused too.
-
-    More methods are looked for where they are of use: `prepare(offline=…)` finds a checkpoint when a run is built
-    (WeightsError) and returns its file; `begin(value, context)`, beside `probabilities`, hands the work to another
-    process and returns a call that waits for it, and `behind` says how many images may wait so; `pairs(context)`,
-    beside `scores`, gives the queries and keys (each b heads n d) whose scores those are, term by term, so that no map
-    need be made where no other stage asks for one.
-    """
-
-    replaces: frozenset[str]
-
-
 @dataclass(frozen=True, eq=False)
 class TextBank:
     """What is asked of the features: one unit vector a query.
 
     Attributes:
-        embeddings: float32 (q, e); rows are scaled to unit length.
-        class_of: int64 (q,), the class of every query, 0 … c−1; every class has a query.
-        classes: c names. kinds: c of "stuff", "thing", "material".
-        groups: c supercategory names, or None.
-        thresholds: float32 (c,), least probability of each class, or None.
+        embeddings: float32, q × e; rows are scaled to unit length.
+        class_of: int64, q; the class of every query, 0 to c − 1. Every class has a query.
+        classes: c names.
+        kinds: "stuff", "thing" or "material" for each of c classes.
+        groups: the supercategory of each class, or None.
+        thresholds: float32, c; the least probability of each class, 0 to 1, or None.
         background: index of the background class, or None.
         merge: how synonyms become one class: "max" of their probabilities (SCLIP), "mean" of their embeddings, or
             "logsumexp" of their logits less the log of their number.
 
     Raises:
         ConfigError: shapes that do not fit, a class without a query.
+
+    Example:
+        >>> import numpy as np
+        >>> from ovlabel import TextBank
+        >>> TextBank(np.eye(3, 8), np.array([0, 0, 1]), ("cat", "grass"), ("thing", "stuff")).embeddings.shape
+        (3, 8)
     """
 
     embeddings: npt.NDArray[np.float32]
@@ -234,12 +220,20 @@ class Prediction:
     """The annotation of one image.
 
     Attributes:
-        labels: H W class indices at image size; uint8, or uint16 above 254 classes. The largest value means not
+        labels: class indices, H × W at image size; uint8, or uint16 above 254 classes. The largest value means not
             annotated, the next one below threshold (in a vocabulary without background).
-        confidence: float32 H W at image size: probability of the winning class, 0 to 1, thresholded or not.
-        probabilities: float32 c h w at the size where labels were decided (`labels.finish`); with merge = "max" a
-            column sums to at most 1. Classes that fell to `labels.area_threshold` are 0 everywhere.
-        working_size: (height, width) of the resized image, pixels.
+        confidence: probability of the winning class, 0 to 1, thresholded or not; float32, H × W at image size.
+        probabilities: float32, c × h × w at the size where labels were decided (`labels.finish`); with merge = "max"
+            a pixel's probabilities add up to at most 1. Classes that fell to `labels.area_threshold` are 0 everywhere.
+        working_size: (height, width) of the resized image, in pixels.
+
+    Example:
+        >>> import numpy as np
+        >>> from ovlabel import Prediction
+        >>> sure = np.full((2, 3), 0.9, np.float32)
+        >>> prediction = Prediction(np.zeros((2, 3), np.uint8), sure, sure[None], (2, 3))
+        >>> prediction.labels[prediction.confidence > 0.5].size
+        6
     """
 
     labels: LabelMap
@@ -277,7 +271,18 @@ class ImageItem:
 
 @dataclass(frozen=True)
 class ChunkReport:
-    """What one commit covered: keys done, and (key, reason) of those that failed."""
+    """What one commit covered.
+
+    Attributes:
+        done: keys of the images that were annotated.
+        failed: (key, reason) of the images that failed.
+        seconds: from the start of the work on the first of them to the end of the commit.
+
+    Example:
+        >>> from ovlabel import ChunkReport
+        >>> ChunkReport(done=("a.jpg",), failed=(("b.jpg", "the file is empty"),), seconds=0.5).failed[0][1]
+        'the file is empty'
+    """
 
     done: tuple[str, ...] = ()
     failed: tuple[tuple[str, str], ...] = ()

@@ -23,13 +23,14 @@ from typer.testing import CliRunner
 
 from ovlabel import doctor
 from ovlabel.cli import doctor as command
+from ovlabel.cli.commands import SETTINGS
 from ovlabel.errors import StoreError
 
 Usage = namedtuple("Usage", "total used free")
 
 
 def app() -> typer.Typer:
-    made = typer.Typer()
+    made = typer.Typer(**SETTINGS)
     command.register(made)
     made.command()(lambda: None)  # with one command only, typer would drop its name
     return made

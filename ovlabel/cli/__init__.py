@@ -1,10 +1,11 @@
-"""The command line: one file a command group. Results go to stdout, progress and errors to stderr."""
+"""The command line: one file a command. Results go to stdout; progress, warnings and errors to stderr."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import threading
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -12,9 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from ovlabel import __version__
-from ovlabel.cli import ablate, annotate, bench, demo, doctor, export, inspect, lists, loftup, score, verify
-from ovlabel.cli.codes import BUSY, DEFECT, HUNG_UP, INTERRUPTED, OK, STORE, TERMINATED, USAGE, WEIGHTS
-from ovlabel.cli.voice import speak
+from ovlabel.cli.commands import SETTINGS, LazyGroup
+from ovlabel.cli.exit_codes import BUSY, DEFECT, HUNG_UP, INTERRUPTED, OK, STORE, TERMINATED, USAGE, WEIGHTS
+from ovlabel.cli.messages import send_to_stderr
 from ovlabel.errors import BusyError, OvlabelError, StoreError, WeightsError
 
 log = logging.getLogger("ovlabel")
@@ -22,25 +23,12 @@ log = logging.getLogger("ovlabel")
 _CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED, signal.SIGHUP: HUNG_UP}
 
 app = typer.Typer(
+    cls=LazyGroup,
     help="Open-vocabulary semantic segmentation of whole folders, without training. Start with: ovlabel demo; "
-    "then: ovlabel annotate ./images --vocab coco-stuff",
+    "then: ovlabel annotate ./images --vocab coco-stuff. 'ovlabel COMMAND --help' explains a command.",
     no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    **{**SETTINGS, "add_completion": True},
 )
-demo.register(app)
-annotate.register(app)
-score.register(app)
-bench.register(app)
-ablate.register(app)
-export.register(app)
-loftup.register(app)
-inspect.register(app)
-verify.register(app)
-doctor.register(app)
-lists.register(app)
 
 
 class _Interrupted(BaseException):
@@ -48,9 +36,16 @@ class _Interrupted(BaseException):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. Every refusal is one line on stderr."""
+    """Run one command. Every refusal is one line on stderr; a defect is a traceback, and where to report it.
+
+    Args:
+        arguments: in place of those of the process.
+
+    Returns:
+        The exit code.
+    """
     warnings.filterwarnings("ignore", module="(torch|timm|open_clip|huggingface_hub)")
-    speak()
+    send_to_stderr()
     main_thread = threading.current_thread() is threading.main_thread()
     signals = tuple(_CODES) if main_thread else ()
     ignored = {number for number in signals if signal.getsignal(number) is signal.SIG_IGN}  # nohup stays nohup
@@ -68,6 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OvlabelError as error:
         log.error("%s", error)
         return _code(error)
+    except Exception:
+        traceback.print_exc()
+        log.error("this is a defect of ovlabel %s; please report it with the lines above: %s", __version__, _issues())
+        return DEFECT
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -76,6 +75,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _interrupt(number: int, _: Any) -> None:
     raise _Interrupted(number)
+
+
+def _issues() -> str:
+    """Where defects are reported: the address in the package's own metadata."""
+    from importlib.metadata import metadata
+
+    urls = (entry.partition(", ") for entry in metadata("ovlabel").get_all("Project-URL") or ())
+    return next((address for name, _, address in urls if name == "Issues"), "")
 
 
 def _version(wanted: bool) -> None:

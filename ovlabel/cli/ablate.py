@@ -3,42 +3,59 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ovlabel.cli.annotate import config_of
+from ovlabel.cli.commands import Command
+from ovlabel.cli.options import (
+    ClassMapFile,
+    ConventionName,
+    ImageFolder,
+    Model,
+    Offline,
+    Preset,
+    Settings,
+    TruthPath,
+    Vocab,
+    Weights,
+    config_from,
+)
 from ovlabel.errors import TruthError
-from ovlabel.evaluation.metrics import mean, miou, miou_present
-from ovlabel.evaluation.scores import map_classes, match, read_map
-from ovlabel.evaluation.truth import TruthClass, open_truth
-from ovlabel.run.listing import list_images
-from ovlabel.text.vocabulary import load_vocabulary
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(ablate)
+    app.command(cls=Command)(ablate)
 
 
 def ablate(
-    images: Annotated[Path, typer.Argument(help="Folder of images.")],
-    truth: Annotated[Path, typer.Argument(metavar="ground_truth", help="Their masks.")],
-    convention: Annotated[str, typer.Option("--truth", help="How masks are written, as in 'ovlabel score'.")] = "raw",
-    mapping: Annotated[Path | None, typer.Option("--map", help='TOML lines: "wall-brick" = "wall".')] = None,
-    preset: Annotated[str, typer.Option(help="Stack of stages, name or .toml file.")] = "sclip",
-    vocab: Annotated[str | None, typer.Option(help="Vocabulary, name or file. [default: coco-stuff]")] = None,
-    model: Annotated[str | None, typer.Option(help="As in 'ovlabel annotate'.")] = None,
-    weights: Annotated[str | None, typer.Option(help="As in 'ovlabel annotate'.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other key; may repeat.")
-    ] = None,
+    images: ImageFolder,
+    truth: TruthPath,
+    convention: ConventionName = "raw",
+    mapping: ClassMapFile = None,
+    preset: Preset = "sclip",
+    vocab: Vocab = None,
+    settings: Settings = None,
+    model: Model = None,
+    weights: Weights = None,
+    offline: Offline = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never open a connection.")] = False,
 ) -> None:
-    """Measure what every stage adds: the whole stack, and the stack without each."""
-    config = config_of(preset, settings, vocab, model=model, weights=weights)
+    """Measure what every stage adds: the whole stack, and the stack without each.
+
+    \b
+    Example:
+      ovlabel ablate ./images ./masks --truth voc --preset naclip --limit 20
+    """
+    from ovlabel.evaluation.class_map import map_classes, read_map
+    from ovlabel.evaluation.matching import match
+    from ovlabel.evaluation.metrics import mean, miou, miou_present
+    from ovlabel.evaluation.truth import TruthClass, open_truth
+    from ovlabel.run.listing import list_images
+    from ovlabel.text.vocabulary import load_vocabulary
+
+    config = config_from(preset, settings, vocab=vocab, model=model, weights=weights)
     entries = load_vocabulary(config.text.vocabulary).classes
     known = open_truth(truth, convention, [TruthClass(e.name, (e.name,), e.kind, e.group) for e in entries])
     classes = map_classes([e.name for e in entries], known.classes, None if mapping is None else read_map(mapping))

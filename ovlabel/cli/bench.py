@@ -5,39 +5,53 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ovlabel.cli.annotate import config_of, duration
-from ovlabel.text.vocabulary import INLINE
+from ovlabel.cli.commands import Command
+from ovlabel.cli.options import (
+    AsJson,
+    Classes,
+    Device,
+    ImageFolder,
+    Model,
+    Offline,
+    Preset,
+    Settings,
+    Vocab,
+    Weights,
+    config_from,
+)
+from ovlabel.cli.progress import duration
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(bench)
+    app.command(cls=Command)(bench)
 
 
 def bench(
-    folder: Annotated[Path, typer.Argument(help="Folder of images, with its subfolders.")],
+    folder: ImageFolder,
     images: Annotated[int, typer.Option(min=1, metavar="N", help="Measure so many of them.")] = 8,
     rounds: Annotated[int, typer.Option(min=1, metavar="N", help="So many times.")] = 3,
-    vocab: Annotated[str | None, typer.Option(help="As in 'ovlabel annotate'.")] = None,
-    classes: Annotated[str | None, typer.Option(help="As in 'ovlabel annotate'.")] = None,
-    preset: Annotated[str, typer.Option(help="As in 'ovlabel annotate'.")] = "sclip",
-    model: Annotated[str | None, typer.Option(help="As in 'ovlabel annotate'.")] = None,
-    weights: Annotated[str | None, typer.Option(help="As in 'ovlabel annotate'; random:0 is as fast.")] = None,
-    device: Annotated[str | None, typer.Option(help="As in 'ovlabel annotate'.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As in 'ovlabel annotate'.")
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never open a connection.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The figures as JSON.")] = False,
+    vocab: Vocab = None,
+    classes: Classes = None,
+    preset: Preset = "sclip",
+    settings: Settings = None,
+    model: Model = None,
+    weights: Weights = None,
+    device: Device = None,
+    offline: Offline = False,
+    as_json: AsJson = False,
 ) -> None:
     """How fast your folder would be annotated, what takes the time, and when it would be done.
 
     Nothing is left behind. The floor is open_clip's own forward over the same windows.
+
+    \b
+    Example (random weights are as fast as others):
+      ovlabel bench ./images --weights random:0
     """
     import torch
 
@@ -45,8 +59,7 @@ def bench(
     from ovlabel.run.job import prepare
     from ovlabel.spine.build import build
 
-    vocabulary = vocab if classes is None else INLINE + classes
-    config = config_of(preset, settings, vocabulary, None, model, weights, device)
+    config = config_from(preset, settings, vocab=vocab, classes=classes, model=model, weights=weights, device=device)
     items = prepare(folder, config, folder / "none.zarr").plan.items
     segmenter = build(config, offline=offline)
     exact = replace(config, encoder=replace(config.encoder, precision="fp32"))

@@ -4,43 +4,46 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
-from PIL import Image
 
-from ovlabel.cli.annotate import annotate_pending
-from ovlabel.cli.codes import OK, SOME_FAILED
-from ovlabel.demo.scenes import CLASSES, write
+from ovlabel.cli.commands import Command
+from ovlabel.cli.exit_codes import OK, SOME_FAILED
+from ovlabel.cli.options import Preset
+from ovlabel.cli.progress import annotate_pending
 from ovlabel.errors import ConfigError, RunError, printable
-from ovlabel.evaluation.metrics import iou, miou, pixel_accuracy
-from ovlabel.evaluation.scores import map_classes, score
-from ovlabel.evaluation.truth import TruthClass, open_truth
-from ovlabel.pictures.overlay import beside, overlay, sheet
-from ovlabel.pictures.read import decode, read_file
-from ovlabel.run.job import prepare
-from ovlabel.run.options import RunOptions
-from ovlabel.settings.reading import load_config
-from ovlabel.store.read import Store, open_store
+
+if TYPE_CHECKING:
+    from ovlabel.store.read import Store
 
 _SEED = 2  # training draws from 0
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(demo)
+    app.command(cls=Command)(demo)
 
 
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where to draw; made if need be.")] = Path("ovlabel-demo"),
-    preset: Annotated[str, typer.Option(help="Stack of stages, name or .toml file.")] = "sclip",
+    preset: Preset = "sclip",
     scenes: Annotated[int, typer.Option(min=1, max=99, help="How many to draw.")] = 24,
 ) -> None:
     """Draw scenes, annotate them with the embedded model, score them, show them. Needs no network.
 
     The embedded model knows these drawings and no photographs: it shows that everything works, and how.
+
+    \b
+    Example:
+      ovlabel demo
     """
+    from ovlabel.demo.scenes import write
+    from ovlabel.run.job import prepare
+    from ovlabel.run.options import RunOptions
+    from ovlabel.settings.reading import load_config
+    from ovlabel.store.read import open_store
+
     if folder.exists() and not (folder / "truth").is_dir() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} holds something else; name a folder that is empty or not there yet")
     keys = {"encoder.model": "demo", "text.vocabulary": "demo"}
@@ -59,8 +62,19 @@ def demo(
 
 def _report(store: Store, drawn: list[str], folder: Path, preset: str) -> None:
     """Score what was annotated, write overlays, say where everything lies and what to do next."""
+    import numpy as np
+    from PIL import Image
+
+    from ovlabel.demo.scenes import CLASSES
+    from ovlabel.evaluation.class_map import map_classes
+    from ovlabel.evaluation.metrics import iou, miou, pixel_accuracy
+    from ovlabel.evaluation.scoring import score_labels
+    from ovlabel.evaluation.truth import TruthClass, open_truth
+    from ovlabel.pictures.overlay import beside, overlay, sheet
+    from ovlabel.pictures.read import decode, read_file
+
     truth = open_truth(folder / "truth", "raw", [TruthClass(name) for name in CLASSES])
-    scores = score(store, truth, map_classes(store.class_names, truth.classes), allow_partial=True)
+    scores = score_labels(store, truth, map_classes(store.class_names, truth.classes), allow_partial=True)
     overlays = folder / f"{preset}-overlays"
     overlays.mkdir(exist_ok=True)
     pictures = []

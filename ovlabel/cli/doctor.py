@@ -8,29 +8,37 @@ from typing import Annotated
 
 import typer
 
-from ovlabel import doctor as examination
-from ovlabel.cli.codes import OK, SOME_FAILED
+from ovlabel.cli.commands import Command
+from ovlabel.cli.exit_codes import OK, SOME_FAILED
+from ovlabel.cli.options import AsJson, Model, Weights
 from ovlabel.errors import printable
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(doctor)
+    app.command(cls=Command)(doctor)
 
 
 def doctor(
     path: Annotated[
         Path | None, typer.Argument(metavar="STORE_OR_FOLDER", help="A store, or a folder of images, to look at too.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="As in 'ovlabel annotate'.")] = None,
-    weights: Annotated[str | None, typer.Option(help="As in 'ovlabel annotate'; must be on this machine.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
+    model: Model = None,
+    weights: Weights = None,
+    as_json: AsJson = False,
 ) -> None:
     """What there is here to annotate with (versions, devices, weights, caches), and what is wrong.
 
     Opens no connection and changes nothing. Exits with 3 where it finds a problem, else with 0.
+    Weights that are named must be on this machine.
+
+    \b
+    Example:
+      ovlabel doctor ./images
     """
-    report = examination.examine(path, model, weights)
+    from ovlabel.doctor import examine
+
+    report = examine(path, model, weights)
     if as_json:
         print(json.dumps({**report.sections, "problems": report.problems}, indent=2))
     else:

@@ -7,27 +7,35 @@ from typing import Annotated
 
 import typer
 
+from ovlabel.cli.commands import Command
+from ovlabel.cli.options import StorePath, complete_formats
 from ovlabel.errors import ConfigError, printable
 from ovlabel.formats import export, format_names
-from ovlabel.store.read import open_store
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("export")(export_store)
+    app.command("export", cls=Command)(export_store)
 
 
 def export_store(
-    store: Annotated[Path, typer.Argument(help="Store made by 'ovlabel annotate'.")],
+    store: StorePath,
     out: Annotated[Path, typer.Argument(help="Folder to write; empty or not there yet.")],
-    form: Annotated[str, typer.Option("--format", help=", ".join(format_names()) + ".")] = "png",
+    form: Annotated[
+        str, typer.Option("--format", help=", ".join(format_names()) + ".", autocompletion=complete_formats)
+    ] = "png",
     min_confidence: Annotated[float, typer.Option(help="Pixels of less get no label; 0 … 1.")] = 0.0,
     by_class: Annotated[
         list[str] | None,
         typer.Option("--class-confidence", metavar="NAME=P", help="The same for one class; may repeat."),
     ] = None,
 ) -> None:
-    """Write every annotated image of a store in a format that other tools read."""
+    """Write every annotated image of a store in a format that other tools read.
+
+    \b
+    Example:
+      ovlabel export images.ovlabel.zarr labels --format coco-panoptic
+    """
     least = {}
     for text in by_class or []:
         name, _, value = text.rpartition("=")
@@ -35,5 +43,5 @@ def export_store(
             least[name.strip()] = float(value)
         except ValueError:
             raise ConfigError(f'--class-confidence {text}: write it as "class name=0.7"') from None
-    count = export(open_store(store), out, form, min_confidence=min_confidence, by_class=least)
+    count = export(store, out, form, min_confidence=min_confidence, by_class=least)
     print(f"{count} images as {form} in {printable(str(out))}")

@@ -6,27 +6,31 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ovlabel.cli.codes import BELOW, OK
+from ovlabel.cli.commands import Command
+from ovlabel.cli.exit_codes import BELOW, OK
+from ovlabel.cli.options import AsJson, ClassMapFile, ConventionName, StorePath, TruthPath
 from ovlabel.errors import ConfigError, printable
-from ovlabel.evaluation.scores import Scores, map_classes, read_map, score
-from ovlabel.evaluation.truth import Truth, TruthClass, open_truth
-from ovlabel.store.read import Store, open_store
+
+if TYPE_CHECKING:
+    from ovlabel.evaluation.scores import Scores
+    from ovlabel.evaluation.truth import Truth
+    from ovlabel.store.read import Store
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("score")(score_store)
+    app.command("score", cls=Command)(score_store)
 
 
 def score_store(
-    store: Annotated[Path, typer.Argument(help="Store made by 'ovlabel annotate'.")],
-    truth: Annotated[Path, typer.Argument(metavar="ground_truth", help="Folder of masks, or COCO's JSON.")],
-    convention: Annotated[str, typer.Option("--truth", help="How masks are written: coco-stuff, voc, …")] = "raw",
-    mapping: Annotated[Path | None, typer.Option("--map", help='TOML lines: "wall-brick" = "wall".')] = None,
+    store: StorePath,
+    truth: TruthPath,
+    convention: ConventionName = "raw",
+    mapping: ClassMapFile = None,
     allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Score what there is.")] = False,
     boundaries: Annotated[bool, typer.Option("--boundaries", help="Boundary F1 and IoU too; slower.")] = False,
     confusions: Annotated[int, typer.Option(min=0, help="Show so many.")] = 0,
@@ -34,13 +38,22 @@ def score_store(
     min_miou: Annotated[float | None, typer.Option(help="Exit with 6 below it; 0 … 1.")] = None,
     table: Annotated[Path | None, typer.Option("--csv", help="Write every class' measures there.")] = None,
     figures: Annotated[Path | None, typer.Option(metavar="dir", help="Draw them there, as SVG and PNG.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="All of it as JSON on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Score a store against ground truth; prints first which class counts as which."""
+    """Score a store against ground truth; prints first which class counts as which.
+
+    \b
+    Example:
+      ovlabel score images.ovlabel.zarr masks --truth coco-stuff
+    """
+    from ovlabel.evaluation.scoring import own_classes
+    from ovlabel.evaluation.truth import open_truth
+    from ovlabel.store.read import open_store
+
     if min_miou is not None and not 0 <= min_miou <= 1:
         raise ConfigError(f"--min-miou {min_miou}: write a fraction, 0 … 1")
     opened = open_store(store)
-    known = open_truth(truth, convention, _own_classes(opened))
+    known = open_truth(truth, convention, own_classes(opened))
     reached = _scored(opened, known, mapping, allow_partial, boundaries, as_json)
     other = None
     if compare is not None:
@@ -64,20 +77,19 @@ def score_store(
     raise typer.Exit(OK)
 
 
-def _own_classes(store: Store) -> list[TruthClass]:
-    return [TruthClass(entry.name, (entry.name,), entry.kind, entry.group) for entry in store.classes]
-
-
 def _scored(
     store: Store, truth: Truth, mapping: Path | None, allow_partial: bool, boundaries: bool, quiet: bool
 ) -> Scores:
     """Print the mapping, then score."""
+    from ovlabel.evaluation.class_map import map_classes, read_map
+    from ovlabel.evaluation.scoring import score_labels
+
     classes = map_classes(store.class_names, truth.classes, None if mapping is None else read_map(mapping))
     to = sys.stderr if quiet else sys.stdout
     print(f"true class ← predicted classes ({truth.convention} ← {printable(str(store.path))})", file=to)
     for line in classes.lines():
         print(line, file=to)
-    reached = score(store, truth, classes, allow_partial=allow_partial, boundaries=boundaries)
+    reached = score_labels(store, truth, classes, allow_partial=allow_partial, boundaries=boundaries)
     if len(reached.images) < reached.masks:
         print(f"ovlabel: only {len(reached.images)} of {reached.masks} masks were scored", file=sys.stderr)
     return reached

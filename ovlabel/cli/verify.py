@@ -5,33 +5,43 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ovlabel.cli.codes import OK, STORE
+from ovlabel.cli.commands import Command
+from ovlabel.cli.exit_codes import OK, STORE
+from ovlabel.cli.options import AsJson, StorePath
 from ovlabel.errors import printable
-from ovlabel.store.read import open_store
-from ovlabel.store.verify import Report, repair
-from ovlabel.store.verify import verify as check
+
+if TYPE_CHECKING:
+    from ovlabel.store.verify import Report
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(verify)
+    app.command(cls=Command)(verify)
 
 
 def verify(
-    store: Annotated[Path, typer.Argument(help="Store made by 'ovlabel annotate'.")],
+    store: StorePath,
     mend: Annotated[bool, typer.Option("--repair", help="Take out what is damaged; it is pending then.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Repair: wait for a run that is writing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare every array of a store with its recorded length and checksum.
 
     Exits with 0 if all is well, or repaired, and with 4 if something is damaged. After a repair, 'ovlabel annotate'
     does exactly the images again that were damaged.
+
+    \b
+    Example:
+      ovlabel verify images.ovlabel.zarr --repair
     """
+    from ovlabel.store.read import open_store
+    from ovlabel.store.verify import repair
+    from ovlabel.store.verify import verify as check
+
     opened = open_store(store)
     report = repair(store, wait=wait) if mend else check(opened)
     if as_json:

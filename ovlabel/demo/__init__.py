@@ -1,1 +1,1 @@
-"""The demonstration: drawn scenes with exact ground truth, and a small CLIP trained on such drawings."""
+"""The demonstration: drawn scenes with exact ground truth, and the training of a small CLIP on such drawings."""

@@ -1,4 +1,8 @@
-"""What the embedded model is told in training: names, synonyms, templates, sentences; and what is kept from it."""
+"""The texts on which the embedded model is trained: names, synonyms, templates and captions. Used by `train`.
+
+Some combinations are held out, so that tests can measure how the model generalises: the colour-thing pairs of
+`scenes.HELD_OUT`, every second template of the 80, and every second colour of a synonym.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ SYNONYMS = {
     "boat": "ship", "mushroom": "toadstool", "umbrella": "parasol", "flower": "blossom", "rocket": "spaceship",
 }  # fmt: skip
 TRAINED_PAIRS = tuple(pair for pair in PAIRS if pair not in HELD_OUT)
-# Every second template of the 80, and of the thing a synonym stands for only every second colour, are ever seen.
+# Training uses every second of the 80 templates, and synonyms of things with every second colour only.
 TEMPLATES = (*load_templates("imagenet80").by_kind["thing"][::2], "{}.", "{}", "the {}", "a {}")
 SYNONYM_TEMPLATES = TEMPLATES[::2]
 SYNONYM_COLOURS = tuple(COLOURS)[::2]
@@ -28,26 +32,31 @@ _JOINTS = (", ", " and ", " with ", " next to ")
 
 
 def class_prompts(random: Generator) -> list[str]:
-    """One prompt a class of CLASSES; a synonym now and then."""
+    """A random prompt for each of CLASSES, three in ten with a synonym."""
     return [_prompt(random, name, random.random() < 0.3) for name in CLASSES]
 
 
 def pair_prompts(random: Generator) -> list[str]:
-    """One prompt a trained pair."""
+    """A random prompt for each of TRAINED_PAIRS, such as "a photo of a red ball."."""
     return [_pair_prompt(random, colour, thing) for colour, thing in TRAINED_PAIRS]
 
 
 def colour_prompts(random: Generator) -> list[str]:
-    """One prompt a colour: "a red thing"."""
+    """A random prompt for each colour, such as "a photo of a red thing."."""
     return [_filled(random, TEMPLATES, f"{colour} {pick(random, ('thing', 'object'))}") for colour in COLOURS]
 
 
 def caption(random: Generator, pairs: NDArray[np.uint8]) -> str:
-    """A sentence on up to four of the classes that are seen in a crop of a scene's pair map."""
-    seen, counts = np.unique(pairs, return_counts=True)
+    """A random sentence that names up to four of the classes in a crop of a scene.
+
+    Args:
+        random: the source of random numbers.
+        pairs: uint8, h × w, indices in PAIR_CLASSES. Regions below 6 % of the crop and pairs below 1 % are not named.
+    """
+    present, counts = np.unique(pairs, return_counts=True)
     share = counts / pairs.size
     names = []
-    for index in seen[share > np.where(seen < len(REGIONS), 0.06, 0.01)]:
+    for index in present[share > np.where(present < len(REGIONS), 0.06, 0.01)]:
         if index < len(REGIONS):
             names.append(_synonym(random, REGIONS[index], 0.3))
         else:
@@ -55,7 +64,7 @@ def caption(random: Generator, pairs: NDArray[np.uint8]) -> str:
             other = _synonym(random, thing, 0.3 * (colour in SYNONYM_COLOURS))
             names.append(f"a {colour} {other}" if random.random() < 0.8 else f"a {other}")
     random.shuffle(names)
-    sentence = str(names[0]) if names else PAIR_CLASSES[seen[counts.argmax()]]
+    sentence = str(names[0]) if names else PAIR_CLASSES[present[counts.argmax()]]
     for name in names[1 : random.integers(2, 5)]:
         sentence += pick(random, _JOINTS) + name
     return sentence + "."

@@ -1,7 +1,8 @@
-"""Drawn scenes with exact ground truth: regions of stuff and material, things in many colours, light and noise.
+"""Draws scenes with exact ground truth: regions of stuff and material, things in many colours, light and noise.
 
-A scene is drawn from a seed and nothing else. Its classes are those of the vocabularies `demo` (what a pixel is) and
-`demo-pairs` (the same regions, and every colour with every thing).
+A seed always gives the same scene. Every scene has two label maps, for the classes of two built-in vocabularies: `demo`
+(regions and things) and `demo-pairs` (the same regions, and a class for every thing in every colour). Used by
+`ovlabel demo`, by the training of the embedded model, and by tests.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ REGIONS = tuple(TEXTURES)
 CLASSES = REGIONS + tuple(THINGS)
 PAIRS: tuple[Pair, ...] = tuple((colour, thing) for thing in THINGS for colour in COLOURS)
 PAIR_CLASSES = REGIONS + tuple(f"{colour} {thing}" for colour, thing in PAIRS)
-# Never drawn and never named in training: one colour of every thing, every colour once or twice.
+# Pairs that are neither drawn nor named in training: one colour of every thing, every colour once or twice.
 HELD_OUT: tuple[Pair, ...] = (
     ("red", "fish"), ("red", "boat"), ("orange", "house"), ("yellow", "car"), ("yellow", "umbrella"), ("green", "box"),
     ("green", "rocket"), ("blue", "flower"), ("blue", "mushroom"), ("purple", "ball"), ("white", "tree"),
@@ -35,16 +36,18 @@ HELD_OUT: tuple[Pair, ...] = (
 _GROUNDS = ("grass", "sand", "snow", "water", "road")
 _WALLS = ("brick wall", "concrete wall", "metal")
 _FLOORS = ("wooden floor", "tiled floor", "carpet")
-_PRINT = 0.028  # cell of a thing's print, in short sides
-_LEAST_VISIBLE = 0.35  # a thing hidden further than this is not in the scene
+_PRINT = 0.028  # size of a cell of a thing's print, as a fraction of the scene's short side
+_LEAST_VISIBLE = 0.35  # a thing counts as part of the scene if at least this fraction of it is visible
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One drawing.
+    """A drawn image and its ground truth.
 
     Attributes:
-        image: uint8 h w 3. labels: uint8 h w, index in CLASSES. pairs: uint8 h w, index in PAIR_CLASSES.
+        image: uint8, h × w × 3, RGB; sides between 224 and 640 pixels.
+        labels: uint8, h × w, indices in CLASSES.
+        pairs: uint8, h × w, indices in PAIR_CLASSES.
     """
 
     image: NDArray[np.uint8]
@@ -53,14 +56,20 @@ class Scene:
 
 
 def draw(seed: int | Sequence[int], cast: Sequence[Pair] = (), choose_from: Sequence[Pair] = PAIRS) -> Scene:
-    """The scene of a seed.
+    """Draw the scene of a seed.
 
     Args:
-        seed: a whole number or several. cast: things that must be in it (each seen by a third or more of its pixels).
-        choose_from: where the other things are drawn from.
+        seed: a whole number, or several; the same seed gives the same scene.
+        cast: (colour, thing) pairs that must be in it, each with at least 35 % of its pixels visible.
+        choose_from: the pairs from which the other things are chosen.
 
     Raises:
-        ValueError: a cast too large to be seen together.
+        ValueError: 100 attempts gave no scene in which all of the cast are visible.
+
+    Example:
+        >>> scene = draw(seed=1)
+        >>> scene.image.shape == (*scene.labels.shape, 3)
+        True
     """
     for attempt in range(100):
         random = np.random.default_rng([*np.atleast_1d(seed).tolist(), attempt])
@@ -71,7 +80,7 @@ def draw(seed: int | Sequence[int], cast: Sequence[Pair] = (), choose_from: Sequ
 
 
 def held_out_scene(seed: int | Sequence[int]) -> Scene:
-    """A scene with a held-out pair, the thing in another colour, and another thing in the colour."""
+    """Draw a scene with a pair of HELD_OUT, the same thing in another colour, and another thing in the same colour."""
     random = np.random.default_rng([*np.atleast_1d(seed).tolist(), 1000])
     colour, thing = pick(random, HELD_OUT)
     others = [c for c in COLOURS if c != colour], [t for t in THINGS if t != thing]
@@ -80,9 +89,17 @@ def held_out_scene(seed: int | Sequence[int]) -> Scene:
 
 
 def write(folder: Path, count: int, seed: int) -> list[str]:
-    """Scenes as `images/scene-00.jpg`, … and their ground truth, vocabulary indices, as `truth/scene-00.png`, …
+    """Write scenes as `images/scene-00.jpg`, … and their ground truth (indices in CLASSES) as `truth/scene-00.png`, …
 
-    A file that is there already with the same content is left as it is. Returns the images' names.
+    A file that exists already with the same content is left as it is, so that its modification time stays.
+
+    Args:
+        folder: where to; missing folders are made.
+        count: how many scenes.
+        seed: scene number i is that of the seed (seed, i).
+
+    Returns:
+        The names of the image files.
     """
     names = [f"scene-{index:02}" for index in range(count)]
     for index, name in enumerate(names):
@@ -101,7 +118,7 @@ def _save(path: Path, picture: Image.Image, **options: int) -> None:
 
 
 def _drawn(random: Generator, cast: Sequence[Pair], choose_from: Sequence[Pair]) -> tuple[Scene, set[Pair]]:
-    """A scene and the things of which enough is seen."""
+    """A scene, and the pairs in it of which enough is visible."""
     unit = int(random.integers(224, 481))
     long = min(round(unit * random.uniform(1.0, 1.5)), 640)
     h, w = (unit, long) if random.random() < 0.75 else (long, unit)
@@ -123,7 +140,7 @@ def _pair_index(pair: Pair) -> int:
 
 
 def _regions(random: Generator, h: int, w: int) -> tuple[NDArray[np.uint8], float]:
-    """Which region every pixel belongs to, and the height of the horizon in 0 … 1."""
+    """The region of every pixel (uint8, h × w, indices in REGIONS), and the height of the horizon in 0 … 1."""
     labels = Image.new("L", (w, h))
     pen = ImageDraw.Draw(labels)
     horizon = random.uniform(0.28, 0.58)
@@ -149,7 +166,7 @@ def _regions(random: Generator, h: int, w: int) -> tuple[NDArray[np.uint8], floa
         if random.random() < 0.55:
             second = pick(random, [name for name in _GROUNDS if name != first])
             below(edge(random.uniform(horizon + 0.15, 0.85), 0.06), second)
-        if random.random() < 0.3:  # a wall stands in the field
+        if random.random() < 0.3:  # a wall in the field
             left, width, top = random.uniform(-0.1, 0.7), random.uniform(0.25, 0.6), random.uniform(0.08, 0.25)
             box = (left * w, (horizon - top) * h, (left + width) * w, (horizon + 0.08) * h)
             pen.rectangle(box, fill=CLASSES.index(pick(random, _WALLS)))
@@ -188,7 +205,7 @@ def _textured(random: Generator, labels: NDArray[np.uint8], unit: int) -> Pictur
 
 
 def _placed(random: Generator, pair: Pair, horizon: float) -> tuple[Pair, float, float, float]:
-    """(pair, size in short sides, centre x, foot y), x and y in 0 … 1; what stands further down is larger."""
+    """(pair, size as a fraction of the short side, centre x, foot y); x and y in 0 … 1. The lower, the larger."""
     x = random.uniform(0.06, 0.94)
     if pair[1] in IN_THE_AIR or random.random() < 0.2:
         return pair, random.uniform(0.14, 0.36), x, random.uniform(0.22, 0.97)
@@ -208,7 +225,7 @@ def _paste(
     y: float,
     unit: int,
 ) -> int:
-    """Draw one thing with its foot at (x, y) and a soft shadow under it; the pixels it covers within the picture."""
+    """Draw a thing into a scene, its foot at (x, y) pixels, with a soft shadow; the number of pixels that it covers."""
     lively = pair[1] in IN_THE_AIR
     tilt = random.uniform(-50, 50) if lively else random.uniform(-9, 9)
     colours, cover = picture(random, pair[1], pair[0], max(round(size * unit), 12), tilt, _PRINT * unit)
@@ -240,7 +257,7 @@ def _shadow(image: Picture, x: float, y: float, width: int) -> None:
 
 
 def _lit(random: Generator, image: Picture, unit: int) -> NDArray[np.uint8]:
-    """Light from one side, warmth, contrast, sometimes blur; then noise."""
+    """Add light from one side, a tint, sometimes blur, and noise: uint8, h × w × 3."""
     h, w = image.shape[:2]
     towards = random.uniform(-1, 1, 2) * 0.14
     down, across = np.linspace(-1, 1, h, dtype=np.float32)[:, None], np.linspace(-1, 1, w, dtype=np.float32)[None, :]

@@ -1,7 +1,8 @@
-"""How the regions of a drawn scene look: one function a class, each a float32 h w 3 picture in 0 … 255.
+"""Draws the regions of a scene: one function for each class of stuff or material. Used by `scenes`.
 
-Every function takes (random, h, w, unit): the picture's size in pixels, and the length in pixels of the scene's short
-side, so that bricks, planks and waves keep their size relative to the scene.
+The functions of `TEXTURES` have the same arguments: a source of random numbers; h and w, the size of the picture in
+pixels; and unit, the short side of the scene in pixels, to which bricks, planks and waves are proportional. Each
+returns float32, h × w × 3, RGB, about 0 … 255.
 """
 
 from __future__ import annotations
@@ -20,12 +21,23 @@ _T = TypeVar("_T")
 
 
 def pick(random: Generator, choices: Sequence[_T]) -> _T:
-    """One of them."""
+    """A random element of `choices`, all equally likely."""
     return choices[int(random.integers(len(choices)))]
 
 
 def noise(random: Generator, h: int, w: int, cell_h: float, cell_w: float | None = None) -> Plane:
-    """Smooth noise in −1 … 1 with cells of the given size in pixels: h w."""
+    """Smooth noise: random values in −1 … 1 on a coarse grid, enlarged with a bicubic filter (which may overshoot).
+
+    Args:
+        random: the source of random numbers.
+        h: height in pixels.
+        w: width in pixels.
+        cell_h: distance of the rows of the grid, in pixels.
+        cell_w: distance of its columns; `cell_h` by default.
+
+    Returns:
+        float32, h × w.
+    """
     cell_w = cell_h if cell_w is None else cell_w
     small = (max(round(h / max(cell_h, 1)), 1) + 1, max(round(w / max(cell_w, 1)), 1) + 1)
     coarse = random.uniform(-1, 1, small).astype(np.float32)
@@ -33,7 +45,7 @@ def noise(random: Generator, h: int, w: int, cell_h: float, cell_w: float | None
 
 
 def tinted(plane: Plane, low: tuple[float, ...], high: tuple[float, ...]) -> Picture:
-    """A plane in 0 … 1 (beyond: extrapolated) as colours between two: h w 3."""
+    """Map values (h × w) to colours: 0 to `low`, 1 to `high`, others linearly between and beyond; h × w × 3."""
     start, end = np.array(low, np.float32), np.array(high, np.float32)
     mixed: Picture = start + plane[..., None] * (end - start)
     return mixed
@@ -44,7 +56,7 @@ def _axes(h: int, w: int) -> tuple[Plane, Plane]:
 
 
 def _tones(random: Generator, *choices: tuple[tuple[float, ...], tuple[float, ...]]) -> list[tuple[float, ...]]:
-    """One pair of colours, both moved a little the same way."""
+    """A random pair of colours, both shifted a little by the same random amount."""
     shift = random.uniform(-12, 12, 3)
     return [tuple(np.clip(np.array(colour) + shift, 0, 255)) for colour in pick(random, choices)]
 
@@ -188,7 +200,11 @@ def _courses(
     shift: float,
     spread: float,
 ) -> Picture:
-    """Rows of blocks, each block of its own tone."""
+    """Rows of blocks with joints between them, each block in a random tone.
+
+    `height`, `length`: of a block, in pixels; `joint`: width of a joint, as a fraction of `height`; `gap`, `colour`: of
+    joints and blocks; `shift`: of each row against the row above, as a fraction of `length`; `spread`: of the tones.
+    """
     rows, columns = _axes(h, w)
     course = (rows // height).astype(np.int64)
     along = columns + course * shift * length

@@ -1,4 +1,8 @@
-"""How the things of a drawn scene look: one function a class, drawn with a pen on the unit square (y points down)."""
+"""Draws the things of a scene: one function for each class of thing. Used by `scenes`.
+
+The functions of `THINGS` have the same arguments: a pen whose coordinates run from 0 to 1 (y points down), the colour
+of the thing, and a source of random numbers.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ Picture = NDArray[np.float32]
 RGB = tuple[int, int, int]
 Point = tuple[float, float]
 
-# Hue, saturation and value, each from … to, in 0 … 1.
+# Ranges of hue, saturation and value, in 0 … 1; hue is cyclic.
 COLOURS: dict[str, tuple[Point, Point, Point]] = {
     "red": ((0.975, 1.01), (0.80, 0.98), (0.68, 0.92)),
     "orange": ((0.065, 0.090), (0.85, 1.00), (0.90, 1.00)),
@@ -31,21 +35,25 @@ DARK, GREY, LIGHT, WOOD, GLASS = (45, 42, 48), (128, 128, 132), (238, 236, 230),
 
 
 def body_colour(random: Generator, name: str) -> RGB:
-    """An RGB, 0 … 255, that people call by this name."""
+    """A random RGB colour, 0 … 255, of a name in COLOURS."""
     hue, saturation, value = (random.uniform(*span) for span in COLOURS[name])
     red, green, blue = colorsys.hsv_to_rgb(hue % 1, saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def shade(colour: RGB, factor: float) -> RGB:
-    """Darker below 1; above 1, towards white."""
+    """A colour made darker (`factor` below 1) or lighter (from 1 to 2, which is white)."""
     if factor <= 1:
         return tuple(round(v * factor) for v in colour)  # type: ignore[return-value]
     return tuple(round(255 - (255 - v) * (2 - factor)) for v in colour)  # type: ignore[return-value]
 
 
 class Pen:
-    """Draws on an RGBA square of `size` pixels in coordinates of 0 … 1."""
+    """Draws on a transparent square of `size` pixels, in coordinates of 0 … 1 (y points down).
+
+    Attributes:
+        tile: the square, RGBA.
+    """
 
     def __init__(self, size: int) -> None:
         self.tile = Image.new("RGBA", (size, size))
@@ -64,7 +72,7 @@ class Pen:
         self._draw.pieslice([v * self._size for v in (left, top, right, bottom)], start, start + 180, (*colour, 255))
 
     def cut(self, left: float, top: float, right: float, bottom: float) -> None:
-        """Take an ellipse out again."""
+        """Make an ellipse transparent again."""
         self._draw.ellipse([v * self._size for v in (left, top, right, bottom)], fill=(0, 0, 0, 0))
 
     def box(self, left: float, top: float, right: float, bottom: float, colour: RGB) -> None:
@@ -72,7 +80,7 @@ class Pen:
         self._draw.rectangle([v * self._size for v in (left, top, right, bottom)], fill=(*colour, 255))
 
     def line(self, points: Iterable[Point], colour: RGB, width: float) -> None:
-        """A polyline; `width` in the same unit."""
+        """A polyline; `width` is in the same unit as the coordinates."""
         scaled = [(x * self._size, y * self._size) for x, y in points]
         self._draw.line(scaled, fill=(*colour, 255), width=max(round(width * self._size), 1), joint="curve")
 
@@ -199,7 +207,7 @@ def umbrella(pen: Pen, colour: RGB, random: Generator) -> None:
 
 
 def flower(pen: Pen, colour: RGB, random: Generator) -> None:
-    """Petals around a yellow heart on a stem with a leaf."""
+    """Petals around a yellow centre on a stem with a leaf."""
     pen.line([(0.5, 0.45), (0.5, 0.98)], (70, 120, 50), 0.045)
     pen.polygon([(0.5, 0.86), (0.66, 0.68), (0.80, 0.70), (0.68, 0.84)], (82, 138, 58))
     petals = int(random.integers(6, 9))
@@ -260,7 +268,7 @@ def _leaves(x: Plane, y: Plane) -> Plane:
     return leaves
 
 
-# What a thing is printed with, in cells across x and down y: 0 … 1.
+# The pattern on each thing: its strength in 0 … 1 at position (x, y), counted in cells of the pattern.
 PRINTS: dict[str, Callable[[Plane, Plane], Plane]] = {
     "ball": lambda x, y: np.zeros_like(x + y),
     "box": lambda x, y: np.maximum(0.6 * _stripes((x + y) / 1.4), _stripes((x - y) / 1.4)),
@@ -279,13 +287,18 @@ _PRINTED_LIGHTER, _PRINT_DEPTH = ("black", "blue", "purple"), 42
 
 
 def picture(random: Generator, name: str, colour: str, size: int, tilt: float, cell: float) -> tuple[Picture, Plane]:
-    """A thing, printed and lit from one side, cropped to what is drawn.
+    """Draw a thing with its pattern, lit from one side and cropped to its outline.
 
     Args:
-        size: about its height in pixels. tilt: degrees. cell: of the print, in pixels.
+        random: the source of random numbers.
+        name: a key of THINGS.
+        colour: a key of COLOURS.
+        size: its approximate height, in pixels.
+        tilt: by which it is rotated, in degrees, counterclockwise.
+        cell: size of a cell of its pattern, in pixels.
 
     Returns:
-        float32 h w 3 in 0 … 255, and its cover h w in 0 … 1.
+        Its colours (float32, h × w × 3, RGB, about 0 … 255), and how far it covers each pixel (float32, h × w, 0 … 1).
     """
     pen = Pen(2 * size)
     THINGS[name](pen, body_colour(random, colour), random)

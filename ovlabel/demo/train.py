@@ -1,10 +1,17 @@
 """Trains the embedded model from scratch: `python -m ovlabel.demo.train --out FILE` (torch 2.9 or newer, for Muon).
 
-Losses, with one learned temperature: contrast of whole crops with captions (Radford et al. 2021, the class token); of
-names with themselves in other templates, without which the names of things stay alike for long; and, for every patch of
-the value path of the last block, cross-entropy against the prompts of the classes, of the colour-thing pairs and of the
-colours. The value path is read twice, with and without the block's residual and feed-forward. The plain tokens are not
-supervised, and nothing of `ovlabel.stages` is used: what attention in the last block does to a map is for them to show.
+Three kinds of losses share one learned temperature:
+
+- contrast of whole crops with captions, read at the class token (Radford et al., "Learning Transferable Visual Models
+  From Natural Language Supervision", ICML 2021);
+- contrast of names with the same names in other templates, without which the embeddings of the names of things stay
+  similar for long;
+- for every patch, cross-entropy of the last block's value path against the prompts of the classes, of the colour-thing
+  pairs and of the colours. The value path is the block without attention between patches, each taking its own value. It
+  is read twice: with the block's residual connection and feed-forward network, and without them.
+
+The patch tokens of the unchanged last block are not supervised, and nothing of `ovlabel.stages` is used. How a stage
+changes the label maps of this model is therefore the effect of the stage, not of training for it.
 """
 
 from __future__ import annotations
@@ -38,15 +45,15 @@ if TYPE_CHECKING:
     from open_clip.model import CLIP
 
 FOLDER = Path(__file__).parent / "model"
-TRAINING = 0  # first number of every training seed; evaluation draws from others
-_CROPS = {112: 12, 224: 4, 448: 4}  # of every scene, by side
-_THINGS_COUNT = 4.0  # times as much as regions: there are fewer of their pixels
+TRAINING = 0  # the first number of every seed in training; evaluation uses other seeds
+_CROPS = {112: 12, 224: 4, 448: 4}  # crops of a scene, by side in pixels
+_THINGS_COUNT = 4.0  # weight of a pixel of a thing, relative to one of a region, because there are fewer
 _WEIGHTS = {"contrast": 0.2, "names": 0.5, "class": 1.0, "pair": 1.0, "colour": 0.3}
-_SAMPLES = 4  # a patch's target is taken at 4 × 4 of its pixels
+_SAMPLES = 4  # the target of a patch is sampled at 4 × 4 of its pixels
 
 _THING_OF = [list(THINGS).index(thing) for _, thing in PAIRS]
 _COLOUR_OF = [list(COLOURS).index(colour) for colour, _ in PAIRS]
-# from an index in PAIR_CLASSES to an index in CLASSES; among regions and trained pairs; among colours (−1: none)
+# For each index in PAIR_CLASSES: the index in CLASSES; among regions and trained pairs; among colours. −1: none.
 CLASS_OF = torch.tensor([*range(len(REGIONS)), *(len(REGIONS) + thing for thing in _THING_OF)])
 TRAINED_OF = torch.tensor(
     [
@@ -60,11 +67,19 @@ Batch = tuple[NDArray[np.uint8], NDArray[np.uint8], list[str]]
 
 
 class Crops(IterableDataset[Batch]):
-    """Batches of crops of fresh scenes at working size, so many steps of them.
+    """Batches of crops of newly drawn scenes, one for each training step.
 
-    Three steps in four see 112 px around a thing: seven patches a side show a shape at a quarter of the cost.
-    The last quarter sees whole windows, 224 px and now and then 448 px. A batch always holds as many patches.
-    Yields pixels (b h w 3), pair maps at every fourth pixel (b h/4 w/4), captions.
+    The first three quarters of the steps use crops of 112 px, mostly around a thing: seven patches a side show a shape
+    at a quarter of the cost of a window. The last quarter uses windows of 224 px, every fourth step one of 448 px. The
+    number of patches in a batch is always the same.
+
+    Yields the crops (uint8, b × h × w × 3, RGB), their pair maps at every fourth pixel (uint8, b × h/4 × w/4, indices
+    in PAIR_CLASSES), and b captions.
+
+    Args:
+        seed: of the scenes and crops.
+        batch: crops of 112 px in a batch.
+        steps: how many batches.
     """
 
     def __init__(self, seed: int, batch: int, steps: int) -> None:
@@ -74,31 +89,31 @@ class Crops(IterableDataset[Batch]):
         worker = torch.utils.data.get_worker_info()
         number, count = (worker.id, worker.num_workers) if worker else (0, 1)
         random = np.random.default_rng([TRAINING, self._seed, number])
-        waiting: dict[int, list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]] = {112: [], 224: [], 448: []}
+        stock: dict[int, list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]] = {112: [], 224: [], 448: []}
         drawn = 0
         for step in range(number, self._steps, count):
             side = 112 if step < 0.75 * self._steps else 448 if step % 4 == 3 else 224
             size = max(self._batch * 112**2 // side**2, 1)
-            crops = waiting[side]
+            crops = stock[side]
             while len(crops) < 2 * size:
                 seed = (TRAINING, self._seed, drawn * count + number)
                 scene, drawn = draw(seed, choose_from=captions.TRAINED_PAIRS), drawn + 1
                 crops += [_crop(random, scene, side) for _ in range(_CROPS[side])]
             random.shuffle(crops)
-            ready, waiting[side] = crops[:size], crops[size:]
+            ready, stock[side] = crops[:size], crops[size:]
             pixels, pairs = (np.stack(part) for part in zip(*ready, strict=True))
             yield pixels, pairs, [captions.caption(random, each) for each in pairs]
 
 
 def _crop(random: np.random.Generator, scene: Scene, side: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A square of the scene at a working size, mirrored half the time; small ones mostly lie around a thing."""
+    """A random square of a scene, resized to `side` pixels, mirrored half the time; small ones mostly show a thing."""
     image, pairs = Image.fromarray(scene.image), Image.fromarray(scene.pairs)
     box = side * min(image.size) / random.uniform(max(280, side), max(480, 1.15 * side))
     room = np.array([image.width - box, image.height - box])
     corner = random.uniform(0, room)
-    there = np.flatnonzero(np.bincount(scene.pairs.ravel(), minlength=len(PAIR_CLASSES))[len(REGIONS) :])
-    if side == 112 and len(there) and random.random() < 0.8:
-        rows, columns = np.nonzero(scene.pairs == len(REGIONS) + pick(random, there.tolist()))
+    present = np.flatnonzero(np.bincount(scene.pairs.ravel(), minlength=len(PAIR_CLASSES))[len(REGIONS) :])
+    if side == 112 and len(present) and random.random() < 0.8:
+        rows, columns = np.nonzero(scene.pairs == len(REGIONS) + pick(random, present.tolist()))
         middle = int(random.integers(len(rows)))
         corner = np.clip([columns[middle], rows[middle]] - box * random.uniform(0.3, 0.7, 2), 0, room)
     area = (*corner, *(corner + box))
@@ -109,7 +124,16 @@ def _crop(random: np.random.Generator, scene: Scene, side: int) -> tuple[NDArray
 
 
 def readouts(model: CLIP, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Class token (b e); value path in the full last block, and as its attention branch alone (b n e)."""
+    """Embed images through the value path of the last block.
+
+    Args:
+        model: the model in training.
+        pixels: b × 3 × H × W, normalised.
+
+    Returns:
+        The class token (b × e); every patch of the value path with residual connection and feed-forward network; the
+        same of the attention branch alone (each b × n × e). Not normalised.
+    """
     visual = model.visual
     x = visual.conv1(pixels)
     grid = x.shape[-2:]
@@ -136,7 +160,7 @@ def _positions(visual: Any, grid: tuple[int, int]) -> Tensor:
     table: Tensor = visual.positional_embedding
     if tuple(grid) == tuple(visual.grid_size):
         return table
-    if grid[0] < visual.grid_size[0]:  # any part of the table: a crop is from anywhere
+    if grid[0] < visual.grid_size[0]:  # a random part of the table, because a crop may lie anywhere
         top, left = (
             int(torch.randint(0, own - part + 1, ())) for own, part in zip(visual.grid_size, grid, strict=True)
         )
@@ -148,7 +172,7 @@ def _positions(visual: Any, grid: tuple[int, int]) -> Tensor:
 
 
 def text_features(model: CLIP, tokens: Tensor) -> Tensor:
-    """Normalised text embeddings (count e); the tokens behind the longest text are left out."""
+    """Embed tokenised texts (int64, count × context length): count × e, of unit length."""
     count = int(tokens.argmax(-1).max()) + 1
     x = model.token_embedding(tokens[:, :count]) + model.positional_embedding[:count]
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:count, :count]))
@@ -156,14 +180,22 @@ def text_features(model: CLIP, tokens: Tensor) -> Tensor:
 
 
 def loss_of(model: CLIP, pixels: Tensor, pairs: Tensor, texts: list[Tensor]) -> dict[str, Tensor]:
-    """The losses of a batch; texts: tokens of captions, classes, trained pairs, colours, classes and colours again."""
+    """The losses of a batch, by name.
+
+    Args:
+        model: the model in training.
+        pixels: b × 3 × H × W, normalised.
+        pairs: b × H/4 × W/4, indices in PAIR_CLASSES.
+        texts: tokens of b captions; of prompts of the classes, the trained pairs, the colours; and of other prompts of
+            the classes and colours.
+    """
     sizes = [len(part) for part in texts]
-    said, classes, trained, colours, again = torch.split(text_features(model, torch.cat(texts)), sizes)
+    sentences, classes, trained, colours, again = torch.split(text_features(model, torch.cat(texts)), sizes)
     scale = model.logit_scale.exp()
     whole, *paths = readouts(model, pixels)
-    likeness = scale * F.normalize(whole.float(), dim=-1) @ said.T
-    match = torch.arange(len(said), device=likeness.device)
-    losses = {"contrast": (F.cross_entropy(likeness, match) + F.cross_entropy(likeness.T, match)) / 2}
+    similarity = scale * F.normalize(whole.float(), dim=-1) @ sentences.T
+    match = torch.arange(len(sentences), device=similarity.device)
+    losses = {"contrast": (F.cross_entropy(similarity, match) + F.cross_entropy(similarity.T, match)) / 2}
     names = torch.cat((classes, colours))
     losses["names"] = F.cross_entropy(scale * names @ again.T, torch.arange(len(names), device=names.device))
     rows, columns = (side // _SAMPLES for side in pairs.shape[1:])
@@ -184,11 +216,15 @@ def loss_of(model: CLIP, pixels: Tensor, pairs: Tensor, texts: list[Tensor]) -> 
 
 
 def _start(model: CLIP, pixels: Tensor) -> None:
-    """A start from which shapes are found in minutes: without it and Muon, a run of this length knows colours only.
+    """Initialise a model so that it learns shapes within minutes; otherwise a short training learns colours only.
 
-    Patches are whitened (the first layer takes the leading principal components of real patches, each of one variance,
-    in a random rotation), positions are sines (a patch's content drowns open_clip's), keys equal queries, so that
-    neighbours and likes mix from the first step.
+    The first layer whitens patches: it takes the leading principal components of the given images' patches, scaled to
+    equal variance, in a random rotation. Positional embeddings are sines, and stronger than open_clip's. Key weights
+    equal query weights, so that attention mixes similar and neighbouring patches from the first step.
+
+    Args:
+        model: changed in place.
+        pixels: b × 3 × H × W, normalised; b crops from training.
     """
     visual = model.visual
     rows, columns = visual.grid_size
@@ -212,17 +248,24 @@ def _start(model: CLIP, pixels: Tensor) -> None:
 
 
 def _normalised(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """uint8 b h w 3 as the model takes it: b 3 h w."""
+    """Normalise images for the model: uint8, b × h × w × 3, RGB → float32, b × 3 × h × w."""
     mean, std = (torch.tensor(v, device=device)[:, None, None] * 255 for v in (MEAN, STD))
     return (torch.as_tensor(pixels).to(device).permute(0, 3, 1, 2).float() - mean) / std
 
 
 def train(steps: int, seed: int, batch: int, device: torch.device, workers: int, say: int = 100) -> dict[str, Tensor]:
-    """A model after so many steps, as a state dict in fp16; words that were never said have zero embeddings.
+    """Train a model from scratch.
 
     Args:
-        batch: crops of 112 px a step, or as many patches in larger ones. workers: processes that draw; 0: this one.
-        say: steps between two lines of progress.
+        steps: optimiser steps.
+        seed: of the weights, scenes and texts.
+        batch: crops of 112 px in a step; larger crops are fewer, with the same number of patches.
+        device: where to train.
+        workers: processes that draw scenes; 0 draws in this process.
+        say: steps between two printed lines of progress.
+
+    Returns:
+        The state dict in fp16. Tokens that occurred in no text have zero embeddings.
     """
     torch.manual_seed(seed)
     random = np.random.default_rng([TRAINING, seed])
@@ -231,7 +274,7 @@ def train(steps: int, seed: int, batch: int, device: torch.device, workers: int,
     _start(model, torch.cat([_normalised(pixels, torch.device("cpu")) for pixels, *_ in itertools.islice(crops, 8)]))
     model.to(device)
     tokenise = tokeniser(model.context_length)
-    said = torch.zeros(model.vocab_size, dtype=torch.bool)
+    used_tokens = torch.zeros(model.vocab_size, dtype=torch.bool)
     matrices = [p for n, p in model.named_parameters() if "resblocks" in n and p.ndim == 2]
     others = [p for n, p in model.named_parameters() if not ("resblocks" in n and p.ndim == 2)]
     optimisers = [  # each with its highest rate
@@ -250,8 +293,8 @@ def train(steps: int, seed: int, batch: int, device: torch.device, workers: int,
             captions.class_prompts(random) + captions.colour_prompts(random),
         ]
         texts = [tokenise(part) for part in prompts]
-        said[torch.cat(texts)] = True
-        # on a CPU the fused attention is the slower one backwards
+        used_tokens[torch.cat(texts)] = True
+        # on a CPU, the backward pass of fused attention is slower
         with torch.autocast(device.type, torch.bfloat16, enabled=half), sdpa_kernel(SDPBackend.MATH):
             inputs = _normalised(pixels, device), torch.as_tensor(pairs).to(device)
             losses = loss_of(model, *inputs, [part.to(device) for part in texts])
@@ -273,12 +316,12 @@ def train(steps: int, seed: int, batch: int, device: torch.device, workers: int,
             print(f"{step + 1}/{steps} {time.monotonic() - started:.0f} s {means}", flush=True)
             totals.clear()
     with torch.no_grad():
-        model.token_embedding.weight[~said.to(device)] = 0
+        model.token_embedding.weight[~used_tokens.to(device)] = 0
     return {name: value.detach().half().cpu().contiguous() for name, value in model.state_dict().items()}
 
 
 def main() -> None:
-    """The command line."""
+    """Run the training from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="the weights, a .safetensors file")
     parser.add_argument("--steps", type=int, default=2500)

@@ -1,1 +1,1 @@
-"""Labels against ground truth: reading masks, counting, scores, figures, ablation."""
+"""Labels against ground truth: reading masks, counting pixels, scores, figures, ablation. See README.md."""

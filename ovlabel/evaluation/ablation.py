@@ -14,13 +14,14 @@ from torch import Tensor
 
 from ovlabel.errors import StackError, TruthError, printable
 from ovlabel.evaluation import metrics
-from ovlabel.evaluation.scores import Boundaries, ClassMap, Scores
+from ovlabel.evaluation.boundary import boundary_counts, boundary_f1_by_class
+from ovlabel.evaluation.class_map import ClassMap
+from ovlabel.evaluation.scores import Boundaries, Scores
 from ovlabel.evaluation.truth import IGNORED, Truth
 from ovlabel.model.clip import Clip, Trace
 from ovlabel.pictures.read import decode, read_file
 from ovlabel.settings.keys import Config
 from ovlabel.spine.segmenter import Segmenter
-from ovlabel.spine.stack import name_of
 from ovlabel.text.bank import text_bank
 from ovlabel.types import ImageItem
 
@@ -116,7 +117,7 @@ def ablate(
         TruthError, ImageError: a mask or an image that can't be used.
     """
     encoder = _Once(segmenter.clip)
-    names = [WHOLE, *(name_of(stage) for stage in segmenter.stack)]
+    names = [WHOLE, *(stage.name() for stage in segmenter.stack)]
     made: dict[str, Segmenter | str] = {}
     for name in names:
         try:
@@ -158,13 +159,13 @@ class _Tally:
     def __init__(self, classes: int) -> None:
         self.classes, self.seconds = classes, 0.0
         self.confusions: list[metrics.Counts] = []
-        self.f1: list[metrics.Shares] = []
+        self.f1: list[metrics.Fractions] = []
         self.bands = np.zeros((2, classes), np.int64)
 
-    def add(self, true: metrics.Map, found: metrics.Map) -> None:
+    def add(self, true: metrics.Indices, found: metrics.Indices) -> None:
         self.confusions.append(metrics.confusion(true, found, self.classes, IGNORED))
-        self.f1.append(metrics.boundary_f1_by_class(true, found, self.classes, ignored=IGNORED))
-        self.bands += metrics.boundary_counts(true, found, self.classes, IGNORED)
+        self.f1.append(boundary_f1_by_class(true, found, self.classes, ignored=IGNORED))
+        self.bands += boundary_counts(true, found, self.classes, IGNORED)
 
     def scores(self, truth: Truth, keys: tuple[str, ...]) -> Scores:
         tallies = [metrics.areas(counts) for counts in self.confusions]

@@ -1,4 +1,4 @@
-"""Scores as pictures: the confusion matrix, every class' bars, the reliability diagram; each as SVG and as PNG."""
+"""Scores as pictures: the confusion matrix, bars by class, and the reliability diagram; each as SVG and as PNG."""
 
 from __future__ import annotations
 
@@ -14,13 +14,25 @@ from ovlabel.evaluation.scores import Scores
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
-_BINS = 15
-_TRUE, _FOUND = "#3b6ea5", "#c8553d"
+_BINS = 15  # of confidence, in the reliability diagram
+_BLUE, _RED = "#3b6ea5", "#c8553d"
 
 
 def draw(scores: Scores, folder: Path) -> list[Path]:
-    """Write the figures; returns the files. Raises ConfigError where the folder can't be written."""
+    """Draw scores: `confusion`, `classes` and `reliability`, each as `.svg` and `.png`.
+
+    The same scores give the same SVG, byte for byte.
+
+    Args:
+        scores: from `ovlabel.score`.
+        folder: where to write; it is made if need be.
+
+    Returns:
+        The files.
+
+    Raises:
+        ConfigError: the folder can't be written to.
+    """
     pictures = {"confusion": _confusion(scores), "classes": _classes(scores), "reliability": _reliability(scores)}
     written = []
     try:
@@ -36,24 +48,25 @@ def draw(scores: Scores, folder: Path) -> list[Path]:
 
 
 def _figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    mpl.rcParams["svg.hashsalt"] = "ovlabel"  # equal scores, equal files
+    mpl.rcParams["svg.hashsalt"] = "ovlabel"  # ids in the SVG do not change from run to run
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def _confusion(scores: Scores) -> Figure:
-    """Where the pixels of every true class (rows, each adding up to 100 %) went."""
+    """What the pixels of every true class were predicted as: a row a true class, each of 100 %."""
     counts = scores.counts[:-1]
     kept = np.flatnonzero(counts.sum(1) + counts[:, :-1].sum(0))
     columns = [*kept, counts.shape[1] - 1]
-    shares = 100 * np.nan_to_num(metrics.ratio(counts, counts.sum(1, keepdims=True)))[np.ix_(kept, columns)]
+    fractions = 100 * np.nan_to_num(metrics.ratio(counts, counts.sum(1, keepdims=True)))[np.ix_(kept, columns)]
     names = [*(scores.classes[i].name for i in kept), "none"]
     side = 3 + 0.14 * len(names)
     figure = _figure(side + 1, side)
     axes = figure.add_subplot()
-    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    picture = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axes.set_yticks(range(len(kept)), names[:-1], fontsize=7)
     axes.set_xlabel("predicted")
@@ -63,14 +76,14 @@ def _confusion(scores: Scores) -> Figure:
 
 
 def _classes(scores: Scores) -> Figure:
-    """IoU, precision and recall of every class, best first."""
+    """IoU, precision and recall of every class; the best is on top."""
     each = metrics.iou(scores.counts)
     order = [int(i) for i in np.argsort(np.nan_to_num(each, nan=-1), kind="stable") if not np.isnan(each[i])]
     figure = _figure(7, 1.2 + 0.17 * len(order))
     axes = figure.add_subplot()
-    axes.barh(range(len(order)), 100 * each[order], color=_TRUE, label="IoU")
+    axes.barh(range(len(order)), 100 * each[order], color=_BLUE, label="IoU")
     for values, mark, name in ((metrics.precision, "|", "precision"), (metrics.recall, ".", "recall")):
-        axes.plot(100 * values(scores.counts)[order], range(len(order)), mark, color=_FOUND, label=name)
+        axes.plot(100 * values(scores.counts)[order], range(len(order)), mark, color=_RED, label=name)
     axes.set_yticks(range(len(order)), [scores.classes[i].name for i in order], fontsize=7)
     axes.set_xlim(0, 100)
     axes.set_ylim(-1, len(order))
@@ -80,21 +93,21 @@ def _classes(scores: Scores) -> Figure:
 
 
 def _reliability(scores: Scores) -> Figure:
-    """Accuracy by confidence, and how many pixels have it (Guo et al. 2017, figure 1)."""
+    """Accuracy by confidence, and how many pixels have it (Guo et al., ICML 2017, figure 1)."""
     levels = np.arange(256) / 255
     bins = np.minimum((levels * _BINS).astype(int), _BINS - 1)
-    total, right, sure = (
+    total, right, confident = (
         np.bincount(bins, weights, _BINS)
         for weights in (scores.certainty.sum(1), scores.certainty[:, 1], scores.certainty.sum(1) * levels)
     )
     figure = _figure(5, 5.5)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
-    upper.plot(metrics.ratio(sure, total), metrics.ratio(right, total), "o-", color=_TRUE)
+    upper.plot(metrics.ratio(confident, total), metrics.ratio(right, total), "o-", color=_BLUE)
     upper.set_ylabel("accuracy")
     upper.set_ylim(0, 1)
     upper.set_title(f"calibration error {100 * metrics.calibration_error(scores.certainty, _BINS):.1f} %", fontsize=9)
-    lower.bar((np.arange(_BINS) + 0.5) / _BINS, metrics.ratio(total, total.sum()), 0.9 / _BINS, color=_TRUE)
+    lower.bar((np.arange(_BINS) + 0.5) / _BINS, metrics.ratio(total, total.sum()), 0.9 / _BINS, color=_BLUE)
     lower.set_xlim(0, 1)
     lower.set_xlabel("confidence")
     lower.set_ylabel("share of pixels")

@@ -1,4 +1,4 @@
-"""Masks as polygons that rasterise back to the same pixels: what COCO and YOLO want of a component."""
+"""Masks as polygons that rasterise back to the same pixels, as COCO and YOLO take them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-Mask = NDArray[np.bool_]
+from ovlabel.formats._export import Mask
+
 Points = NDArray[np.int64]
 _STEPS = ((0, 1), (1, 0), (0, -1), (-1, 0))  # east, south, west, north, as (down, right)
 _LEFT = ((-1, 0), (0, 0), (0, -1), (-1, -1))  # the pixel ahead and left of a corner, facing so
@@ -16,14 +17,20 @@ _RIGHT = ((0, 0), (0, -1), (-1, -1), (-1, 0))
 
 
 def outlines(mask: Mask) -> Iterator[Points]:
-    """Corners (x, y) of polygons along pixel edges, int n × 2, clockwise; none has a hole, together they are the mask.
+    """Polygons along the edges of a mask's pixels; together they cover exactly the mask, each pixel once.
 
-    A polygon has no place for a hole, so a part with one is cut in two beside it. A rectangle of w × h pixels at the
+    A polygon has no place for a hole, so a part with one is cut in two at the hole. A rectangle of w × h pixels at the
     origin is (0, 0), (w, 0), (w, h), (0, h).
+
+    Args:
+        mask: bool, H × W.
+
+    Returns:
+        The corners (x, y) of each polygon, clockwise: int64, n × 2, pixels.
     """
-    waiting = [(0, 0, mask)]
-    while waiting:
-        top, left, area = waiting.pop()
+    left_over = [(0, 0, mask)]
+    while left_over:
+        top, left, area = left_over.pop()
         parts, _ = ndimage.label(area)
         for number, box in enumerate(ndimage.find_objects(parts), start=1):
             part = parts[box] == number
@@ -31,7 +38,7 @@ def outlines(mask: Mask) -> Iterator[Points]:
             holes = ndimage.binary_fill_holes(part, np.ones((3, 3), bool)) & ~part
             if holes.any():
                 column = int(np.flatnonzero(holes.any(0))[0])
-                waiting += [(y, x, part[:, :column]), (y, x + column, part[:, column:])]
+                left_over += [(y, x, part[:, :column]), (y, x + column, part[:, column:])]
             else:
                 yield _around(part) + np.array([x, y])
 
@@ -53,7 +60,14 @@ def _around(part: Mask) -> Points:
 
 
 def centres(corners: Points) -> Points:
-    """The pixels (x, y) along the inner side of an outline, int m × 2: they fill to the mask with edges drawn."""
+    """The pixels along the inner side of a polygon; filled with its edges drawn, they give the same mask.
+
+    Args:
+        corners: int64, n × 2, from `outlines`.
+
+    Returns:
+        Pixels (x, y): int64, m × 2.
+    """
     following = np.roll(corners, -1, 0)
     step = np.sign(following - corners)
     south_or_west, west_or_north = (step[:, 1] > 0) | (step[:, 0] < 0), (step < 0).any(1)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from ovlabel.formats import Job
-from ovlabel.formats._outlines import Mask, outlines
-from ovlabel.formats.coco_instances import save
+from ovlabel.formats._coco import write_instances
+from ovlabel.formats._export import Export, Mask
+from ovlabel.formats._outlines import outlines
 
 
-def write(job: Job) -> None:
+def write(export: Export) -> None:
     """One JSON for all images; a component with a hole is several polygons of one annotation."""
-    save(job, _polygons)
+    write_instances(export, _polygons)
 
 
 def _polygons(mask: Mask) -> Any:
+    """A mask as lists of x y x y …, along the pixels' edges."""
     return [corners.ravel().tolist() for corners in outlines(mask)]

@@ -1,11 +1,11 @@
-"""COCO-Stuff 164k's stuffthingmaps: 8-bit PNGs of official id − 1; 255 where there is no label."""
+"""COCO-Stuff 164k's stuffthingmaps: 8-bit PNGs of the official id − 1; 255 where there is no label."""
 
 from __future__ import annotations
 
-from ovlabel.formats import Job
-from ovlabel.formats.ids import save
+from ovlabel.formats._export import Export
+from ovlabel.formats._grey import write_grey
 
 
-def write(job: Job) -> None:
+def write(export: Export) -> None:
     """One PNG an image."""
-    save(job, {i: c.id - 1 for i, c in enumerate(job.classes)}, 255, "")
+    write_grey(export, [c.id - 1 for c in export.classes], no_label=255)

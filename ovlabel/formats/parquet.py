@@ -16,34 +16,39 @@ import pyarrow
 import pyarrow.parquet
 from PIL import Image
 
-from ovlabel.formats import DROPPED, Job, Sheet
+from ovlabel.formats._export import NO_LABEL, Export, LabelledImage
 
 _GROUP = 100  # images in a row group: what a reader holds at once
 _FILE = 10_000  # images in a file
 
 
-def write(job: Job) -> None:
-    """`labels-00000.parquet`, …; images in key order."""
-    names = {str(index): entry.name for index, entry in enumerate(job.classes)}
-    job.file("id2label.json").write_text(json.dumps(names, ensure_ascii=False, indent=1), encoding="utf-8")
-    picture = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
-    features = {"key": {"dtype": "string", "_type": "Value"}, "label": {"_type": "Image"}}
-    told = {"huggingface": json.dumps({"info": {"features": features}})}
-    schema = pyarrow.schema({"key": pyarrow.string(), "label": picture}, metadata=told)
-    wide = len(job.classes) > 255
-    sheets, number = job.sheets(), 0
-    while group := list(islice(sheets, _GROUP)):
-        with pyarrow.parquet.ParquetWriter(job.file(f"labels-{number:05d}.parquet"), schema) as file:
+def write(export: Export) -> None:
+    """`labels-00000.parquet`, …; images in the order of their keys."""
+    names = {str(index): entry.name for index, entry in enumerate(export.classes)}
+    export.file("id2label.json").write_text(json.dumps(names, ensure_ascii=False, indent=1), encoding="utf-8")
+    schema, wide = _schema(), len(export.classes) > 255
+    images, number = export.images(), 0
+    while group := list(islice(images, _GROUP)):
+        with pyarrow.parquet.ParquetWriter(export.file(f"labels-{number:05d}.parquet"), schema) as file:
             written = 0
             while group:
-                file.write_table(pyarrow.Table.from_pylist([_row(sheet, wide) for sheet in group], schema))
+                file.write_table(pyarrow.Table.from_pylist([_row(image, wide) for image in group], schema))
                 written += len(group)
-                group = list(islice(sheets, min(_GROUP, _FILE - written)))
+                group = list(islice(images, min(_GROUP, _FILE - written)))
         number += 1
 
 
-def _row(sheet: Sheet, wide: bool) -> dict[str, Any]:
-    values = sheet.labels if wide else np.where(sheet.labels == DROPPED, 255, sheet.labels).astype(np.uint8)
+def _schema() -> Any:
+    """The columns, with the note by which `datasets` reads `label` as an image."""
+    picture = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    features = {"key": {"dtype": "string", "_type": "Value"}, "label": {"_type": "Image"}}
+    note = {"huggingface": json.dumps({"info": {"features": features}})}
+    return pyarrow.schema({"key": pyarrow.string(), "label": picture}, metadata=note)
+
+
+def _row(image: LabelledImage, wide: bool) -> dict[str, Any]:
+    """One image; `wide` asks for 16 bits."""
+    values = image.labels if wide else np.where(image.labels == NO_LABEL, 255, image.labels).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(values).save(file, "PNG")
-    return {"key": sheet.key, "label": {"bytes": file.getvalue(), "path": f"{sheet.name}.png"}}
+    return {"key": image.key, "label": {"bytes": file.getvalue(), "path": f"{image.name}.png"}}

@@ -10,20 +10,26 @@ import csv
 import numpy as np
 from PIL import Image
 
-from ovlabel.formats import DROPPED, Job
+from ovlabel.formats._export import NO_LABEL, Export
 
 
-def write(job: Job) -> None:
-    """One PNG an image."""
-    with job.file("classes.csv").open("w", newline="", encoding="utf-8") as file:
+def write(export: Export) -> None:
+    """One PNG an image; grey of 16 bit above 255 classes."""
+    _write_table(export)
+    colours = [value for c in export.classes[:255] for value in c.colour]
+    palette = colours + [0] * (765 - len(colours)) + [255, 255, 255]
+    for image in export.images():
+        if len(export.classes) > 255:
+            picture = Image.fromarray(image.labels)
+        else:
+            picture = Image.fromarray(np.where(image.labels == NO_LABEL, 255, image.labels).astype(np.uint8))
+            picture.putpalette(palette)
+        picture.save(export.file(f"{image.name}.png"))
+
+
+def _write_table(export: Export) -> None:
+    """`classes.csv`: one line a class."""
+    with export.file("classes.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["index", "name", "id", "kind", "group", "red", "green", "blue"])
-        table.writerows([i, c.name, c.id, c.kind, c.group, *c.colour] for i, c in enumerate(job.classes))
-    palette = [value for c in job.classes[:255] for value in c.colour]
-    for sheet in job.sheets():
-        if len(job.classes) > 255:
-            picture = Image.fromarray(sheet.labels)
-        else:
-            picture = Image.fromarray(np.where(sheet.labels == DROPPED, 255, sheet.labels).astype(np.uint8))
-            picture.putpalette(palette + [0] * (765 - len(palette)) + [255, 255, 255])
-        picture.save(job.file(f"{sheet.name}.png"))
+        table.writerows([i, c.name, c.id, c.kind, c.group, *c.colour] for i, c in enumerate(export.classes))

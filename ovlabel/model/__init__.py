@@ -1,1 +1,1 @@
-"""The frozen encoder: finding, reading and loading weights, and open_clip's ViT opened before its last attention."""
+"""The frozen CLIP: finding, reading and loading its weights; a forward pass whose last attention can be replaced."""

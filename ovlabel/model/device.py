@@ -1,4 +1,4 @@
-"""Which device and which precision a run takes."""
+"""The device and the precision in which the encoder computes: `encoder.device` and `encoder.precision`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,18 @@ from ovlabel.errors import ConfigError
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" takes CUDA, then Apple's GPU, then the CPU. Raises ConfigError where there is no such device."""
+    """The device of a name.
+
+    Args:
+        name: "cpu", "cuda", "cuda:N", "mps", or "auto": CUDA if there is any, else Apple's GPU, else the CPU.
+
+    Raises:
+        ConfigError: an unknown name, or a device that this machine does not have.
+
+    Example:
+        >>> pick_device("cpu")
+        device(type='cpu')
+    """
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -28,7 +39,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(device: torch.device) -> str:
-    """What "auto" takes: bf16 where the device computes in it, fp16 on other GPUs, fp32 on other CPUs."""
+    """The precision of "auto": "bf16" if the device computes in it, else "fp16" on GPUs and "fp32" on CPUs."""
     if device.type == "cpu":
         flags = set()
         with contextlib.suppress(OSError):

@@ -1,4 +1,7 @@
-"""From `encoder.model` and `encoder.weights` to a `Clip`."""
+"""Loads the encoder of a run: builds the model of `encoder.model` and fills it with `encoder.weights`, if they fit.
+
+Model configs may come from untrusted sources: sizes have upper bounds, checked before the model is built.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +28,11 @@ from ovlabel.settings.keys import EncoderConfig
 
 log = logging.getLogger("ovlabel")
 
-MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD  # of values in 0 … 1
+MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD  # of pixel values in 0 … 1, a channel each
 _RANDOM = "random:"
-_PARAMETERS = 6e9  # of a model; open_clip's largest plain ViT has 5e9
+_PARAMETERS = 6e9  # the most a model may have; open_clip's largest plain ViT has 5e9
 _CLEANINGS = ("lower", "whitespace", "canonicalize")
-_SIZES = {  # what a model config may ask for at the most, and what it has by default
+_SIZES = {  # sizes in a model config: (upper bound, default)
     "vision_cfg": {
         "layers": (256, 12), "width": (16384, 768), "head_width": (16384, 64), "patch_size": (1024, 16),
         "image_size": (4096, 224), "attn_pooler_queries": (4096, 256), "attn_pooler_heads": (1024, 8),
@@ -42,11 +45,17 @@ _SIZES = {  # what a model config may ask for at the most, and what it has by de
 
 
 def load_clip(config: EncoderConfig, *, offline: bool = False) -> Clip:
-    """The encoder of a run.
+    """Load the encoder of a run.
+
+    Args:
+        config: the section `encoder` of the run's settings.
+        offline: open no connection for weights.
 
     Raises:
-        ConfigError: an unknown architecture or device, or a tower that is not a plain ViT.
-        WeightsError: weights that can't be had, do not fit by name and shape, or want another activation.
+        ConfigError: an unknown model or device, a model config that open_clip refuses, or an image tower that is no
+            plain ViT.
+        WeightsError: weights that can't be found or read, whose names or shapes do not fit the model, or that were
+            trained with another activation.
     """
     device = pick_device(config.device)
     name, weights = config.source
@@ -65,13 +74,17 @@ def load_clip(config: EncoderConfig, *, offline: bool = False) -> Clip:
 
 
 def find_weights(config: EncoderConfig) -> tuple[Path | None, str]:
-    """Where the weights of a run lie on this machine, and where they would be fetched from; no connection is opened.
+    """Where the weights of a run are, without opening a connection.
+
+    Args:
+        config: the section `encoder` of the run's settings.
 
     Returns:
-        (None, "") for random ones, (file, "") where they are here, (None, address) where they are not.
+        (None, "") for random weights, (file, "") if they are on this machine, (None, URL) if they would be downloaded.
 
     Raises:
-        ConfigError: no such model. WeightsError: they are neither here nor anywhere.
+        ConfigError: an unknown model.
+        WeightsError: they are not on this machine and can't be downloaded.
     """
     name, weights = config.source
     _model_config(name)
@@ -89,7 +102,7 @@ def find_weights(config: EncoderConfig) -> tuple[Path | None, str]:
 def _load_weights(
     model: CLIP | CustomTextCLIP, table: dict[str, Any], name: str, weights: str, offline: bool
 ) -> Source:
-    """Find the weights, hold their activation against the model's, copy them in."""
+    """Find the weights, check that they were trained with the model's activation, and copy them into the model."""
     tag = get_pretrained_cfg(name, weights) or None
     tags = list_pretrained_tags_by_model(name)
     source = find(weights, name, tags, tag, offline)
@@ -109,7 +122,7 @@ def _load_weights(
 
 
 def _seeded(table: dict[str, Any], seed: int) -> CLIP | CustomTextCLIP:
-    """A model of random weights; the caller's random state stays as it was."""
+    """A model with random weights of a seed; torch's global random state is left unchanged."""
     before = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)
     try:
@@ -128,7 +141,7 @@ def _seed(weights: str) -> int | None:
 
 
 def _model_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """An architecture's open_clip config and preprocessing constants, by name or from a JSON file."""
+    """The open_clip config of a model and its preprocessing constants, by name or from a JSON file."""
     preprocess: dict[str, Any] = {}
     if name.endswith(".json"):
         try:
@@ -159,7 +172,7 @@ def _model_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _check_sizes(name: str, table: dict[str, Any]) -> None:
-    """Refuse a model that no machine holds before it is made, and a tokeniser that reads files of its own."""
+    """Refuse a model too large for any machine before it is built, and tokeniser options that would read files."""
     embedding = _size(f"{name}: embed_dim", table["embed_dim"], 16384)[0]
     parameters = 0.0
     for tower, limits in _SIZES.items():
@@ -185,7 +198,7 @@ def _check_sizes(name: str, table: dict[str, Any]) -> None:
 
 
 def _size(what: str, value: Any, most: int) -> tuple[int, int]:
-    """A whole number twice, or a pair of them (height and width)."""
+    """A whole number in 1 … `most`, twice; or a pair of such numbers (height and width)."""
     pair = value if isinstance(value, list) and len(value) == 2 else [value, value]
     if not all(type(part) is int and 1 <= part <= most for part in pair):
         raise ConfigError(f"{what} = {shown(value)}: it must be a whole number, 1 … {most}")
@@ -193,17 +206,24 @@ def _size(what: str, value: Any, most: int) -> tuple[int, int]:
 
 
 def tokeniser(context: int) -> SimpleTokenizer:
-    """CLIP's own tokeniser: texts → int64 n × context."""
+    """CLIP's own tokeniser with a context length; it turns n texts into int64, n × context."""
     return SimpleTokenizer(context_length=context)
 
 
 def construct(table: dict[str, Any]) -> CLIP | CustomTextCLIP:
-    """A model of random weights after an open_clip model config. Raises ConfigError for one without meaning."""
+    """Build a model with random weights.
+
+    Args:
+        table: an open_clip model config.
+
+    Raises:
+        ConfigError: open_clip refuses the config, or its image tower is no plain ViT.
+    """
     arguments = dict(table)
     kind = CustomTextCLIP if arguments.pop("custom_text", False) else CLIP
     try:
         model = kind(**arguments)
-    except Exception as error:  # of a config that makes no sense, open_clip raises whatever comes first
+    except Exception as error:  # open_clip does not check configs: a wrong one fails anywhere
         reason = short(error) or type(error).__name__
         raise ConfigError(f"open_clip does not take this model config: {reason}") from None
     _plain_vit(model)
@@ -236,7 +256,7 @@ def _plain_vit(model: CLIP | CustomTextCLIP) -> None:
 
 
 def _fill(model: CLIP | CustomTextCLIP, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy the tensors in; every name and every shape must match."""
+    """Copy the tensors into the model; every name and every shape must match."""
     if isinstance(model, CustomTextCLIP) and "positional_embedding" in tensors:
         tensors = convert_to_custom_text_state_dict(tensors)
     own = model.state_dict()

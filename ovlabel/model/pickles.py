@@ -1,8 +1,8 @@
-"""Finding and reading weight files. Nothing in a file is ever executed.
+"""Reads weights files, of untrusted sources too. Nothing in a file is ever executed. Used by `load` and by LoftUp.
 
-torch's files hold a pickle, which is a program. It is read by a small machine of our own, which knows the instructions
-that make numbers, texts, lists, tables and tensors; every other is refused. Only the bytes of tensors that are wanted
-are read, each once, and never more than the file has.
+A file of torch's contains a pickle, which is a program for Python's unpickler. Here it is read by an interpreter that
+knows only the instructions that make numbers, strings, lists, tables and tensors, and refuses all others. It calls
+nothing that the pickle names. Only the bytes of needed tensors are read, each once, and never more than the file has.
 """
 
 from __future__ import annotations
@@ -34,31 +34,36 @@ _STORAGES = {
     "LongStorage": torch.int64,
     "ShortStorage": torch.int16,
 }
-_MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001  # that torch's files begin with, before 1.6
+_MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001  # the start of files that torch wrote before version 1.6
 _OPENAI_SCALARS = {"input_resolution", "context_length", "vocab_size"}
-_PICKLE_BYTES = 16 * 2**20  # of a pickle and of a safetensors header; those of the largest models have 1
-_TENSORS, _NAME, _DIMENSIONS = 100_000, 200, 8
+_PICKLE_BYTES = 16 * 2**20  # the most for a pickle or a safetensors header; the largest models need 1 MiB
+_TENSORS, _NAME, _DIMENSIONS = 100_000, 200, 8  # the most tensors, characters of a name, dimensions of a tensor
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], bool]:
-    """The tensors of a weight file by name, and whether it is one of OpenAI's own (so that QuickGELU is known).
+    """Read the tensors of a weights file.
 
-    Reads `.safetensors`; state dicts saved by torch, old and new (a training checkpoint's `state_dict` is taken, a
-    `module.` prefix dropped); OpenAI's TorchScript archives, of which only the tensors are read.
+    Reads `.safetensors`; state dicts that any version of torch saved (of a training checkpoint, its `state_dict`; the
+    prefix `module.` is removed); and OpenAI's TorchScript archives, of which only the tensors are read.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The tensors by name, and whether it is a file of OpenAI's, whose models use QuickGELU.
 
     Raises:
-        WeightsError: not a weight file, a damaged one, one that would need code to be run, or one of numbers that are
-            not finite.
+        WeightsError: it is no weights file, is damaged, would need code to be run, or holds values that are not finite.
     """
     try:
         with open_regular(path) as file:
             if path.suffix == ".safetensors":
-                tensors, openai = _cleaned(_safetensors(path, file))
+                tensors, openai = _tensors_of(_safetensors(path, file))
             else:
                 zipped = file.read(4) == b"PK\x03\x04"
                 file.seek(0)
                 root, storage = _zip(file) if zipped else _legacy(file)
-                tensors, openai = _cleaned(_named(root))
+                tensors, openai = _tensors_of(_named(root))
                 storages: dict[_Storage, Tensor] = {}
                 tensors = {name: _tensor(claim, storage, storages) for name, claim in tensors.items()}
         for name, tensor in tensors.items():
@@ -66,7 +71,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], bool]:
         return tensors, openai
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
-    except Exception as error:  # of a damaged file, readers raise whatever comes first
+    except Exception as error:  # with a damaged file, the libraries that read it fail in any way
         raise WeightsError(f"{path} can't be read as weights ({type(error).__name__}: {short(error)})") from None
 
 
@@ -80,7 +85,7 @@ def _safetensors(path: Path, file: BinaryIO) -> dict[str, Any]:
 
 
 def _named(root: Any) -> dict[str, Any]:
-    """What a file holds by name: a module's tensors, or a table, or a training checkpoint's."""
+    """The values of a file by name: those of a module, of a table, or of a training checkpoint's `state_dict`."""
     if isinstance(root, _Module):
         return dict(_attributes(root))
     if isinstance(root, dict) and isinstance(root.get("state_dict"), dict):
@@ -90,8 +95,12 @@ def _named(root: Any) -> dict[str, Any]:
     return root
 
 
-def _cleaned(tensors: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """Without OpenAI's extra scalars, attention masks and a `module.` prefix; all values tensors, read or not yet."""
+def _tensors_of(tensors: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Remove OpenAI's extra scalars, attention masks and the prefix `module.`; check that all else are tensors.
+
+    Returns:
+        The tensors (or claims of tensors) by name, and whether it is a file of OpenAI's.
+    """
     names = list(tensors)
     if not all(isinstance(name, str) for name in names):
         raise WeightsError("its tensors have no names")
@@ -114,7 +123,7 @@ def _cleaned(tensors: dict[str, Any]) -> tuple[dict[str, Any], bool]:
 
 
 def _check(name: str, tensor: Tensor) -> None:
-    """Refuse what is no weight: complex numbers, and those of damaged or hostile files that make every label void."""
+    """Refuse tensors that can't be weights: of other types, of too many dimensions, or with non-finite values."""
     if tensor.dtype not in _STORAGES.values() or tensor.ndim > _DIMENSIONS:
         raise WeightsError(f"'{name}' is {tensor.dtype} of {tensor.ndim} dimensions, which no weight is")
     if tensor.is_floating_point() and tensor.numel() and not all(bound.isfinite() for bound in tensor.aminmax()):
@@ -126,7 +135,7 @@ def _kind(value: Any) -> str:
 
 
 class _Storage(NamedTuple):
-    """What a pickle says of a block of numbers that lies elsewhere in the file."""
+    """A block of numbers elsewhere in the file, as a pickle describes it."""
 
     key: str
     dtype: torch.dtype
@@ -134,7 +143,7 @@ class _Storage(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Its length in the file."""
+        """Its length in the file, in bytes."""
         return self.numbers * self.dtype.itemsize
 
 
@@ -142,7 +151,7 @@ _Read = Callable[[_Storage], bytes]
 
 
 class _Claim(NamedTuple):
-    """What a pickle says of a tensor; held against its storage before there is one."""
+    """A tensor as a pickle describes it; checked against its storage before it is made."""
 
     storage: Any
     offset: Any
@@ -151,20 +160,20 @@ class _Claim(NamedTuple):
 
 
 class _Module:
-    """Stands for any object that is neither a tensor nor a plain container; holds its attributes and does nothing."""
+    """Takes the place of any object that is neither a tensor nor a plain container; it only holds attributes."""
 
     def __init__(self, *_: Any) -> None:
         self.attributes: Any = {}
 
 
 class _Global(NamedTuple):
-    """A name that a pickle may ask for, and what stands for it here."""
+    """What is called here in place of a function or class that a pickle names."""
 
     make: Callable[..., Any]
 
 
 def _zip(file: BinaryIO) -> tuple[Any, _Read]:
-    """What torch's zip holds, and how a storage of it is read. Members lie in it as they are, as torch writes them."""
+    """The content of a zip file as torch writes it, uncompressed, and a function that reads a storage of it."""
     archive = zipfile.ZipFile(file)
     left = os.fstat(file.fileno()).st_size
     pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
@@ -191,7 +200,7 @@ def _zip(file: BinaryIO) -> tuple[Any, _Read]:
 
 
 def _legacy(file: BinaryIO) -> tuple[Any, _Read]:
-    """The same of a file as torch wrote them before 1.6: five pickles, then every storage behind its length."""
+    """The same for a file as torch wrote it before 1.6: five pickles, then every storage, preceded by its length."""
     pickles, storages = io.BytesIO(file.read(_PICKLE_BYTES)), dict[str, _Storage]()
     if pickles.read(1) != b"\x80":
         raise ValueError("neither a file of torch's nor .safetensors")
@@ -220,7 +229,7 @@ def _legacy(file: BinaryIO) -> tuple[Any, _Read]:
 
 
 def _tensor(claim: Any, read_storage: _Read, storages: dict[_Storage, Tensor]) -> Tensor:
-    """The tensor that is claimed, if it lies inside its storage and is no larger than it."""
+    """Make the tensor that a pickle describes, if it lies inside its storage and is not larger than it."""
     storage, offset, size, stride = claim
     if not isinstance(storage, _Storage) or not isinstance(size, tuple) or not isinstance(stride, tuple):
         raise WeightsError("a tensor is described in a way that torch does not")
@@ -239,11 +248,11 @@ def _tensor(claim: Any, read_storage: _Read, storages: dict[_Storage, Tensor]) -
 
 
 def _attributes(root: _Module) -> Iterator[tuple[str, Any]]:
-    """Every tensor below a module by dotted name; a module that is there twice is walked once."""
+    """Every tensor below a module by dotted name; a module that occurs twice is visited once."""
     seen, count = {id(root)}, 0
-    waiting = [("", root)]
-    while waiting:
-        prefix, module = waiting.pop()
+    unvisited = [("", root)]
+    while unvisited:
+        prefix, module = unvisited.pop()
         if not isinstance(module.attributes, dict):
             raise WeightsError("a module of it has no attributes")
         inner = []
@@ -256,14 +265,14 @@ def _attributes(root: _Module) -> Iterator[tuple[str, Any]]:
             elif isinstance(value, _Module) and id(value) not in seen:
                 seen.add(id(value))
                 inner.append((f"{prefix}{name}.", value))
-        waiting += reversed(inner)
+        unvisited += reversed(inner)
 
 
 def _first(value: Any, *_: Any) -> Any:
     return value
 
 
-def _rebuild(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Claim:
+def _claim(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Claim:
     return _Claim(storage, offset, size, stride)
 
 
@@ -278,7 +287,7 @@ def _rebuild_from_type(function: Any, _: Any, parts: Any, *__: Any) -> Any:
 
 
 _GLOBALS: dict[str, Callable[..., Any]] = {
-    **dict.fromkeys(("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"), _rebuild),
+    **dict.fromkeys(("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"), _claim),
     "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
     "torch._utils._rebuild_parameter": _first,
     "collections.OrderedDict": _table,
@@ -286,7 +295,7 @@ _GLOBALS: dict[str, Callable[..., Any]] = {
     "torch.jit._pickle.restore_type_tag": _first,
     **{f"torch.jit._pickle.build_{kind}list": _first for kind in ("int", "double", "bool", "tensor")},
     "torch.Size": _first,
-    # of training checkpoints, whose optimisers are passed over
+    # in training checkpoints, whose optimisers are ignored
     **dict.fromkeys(("torch.device", "torch.nn.parameter.Parameter", "torch.Tensor", "collections.Counter"), _Module),
     **dict.fromkeys(
         ("_codecs.encode", "builtins.set", "builtins.list", "builtins.dict", "builtins.bytearray"), _Module
@@ -296,8 +305,8 @@ _GLOBALS: dict[str, Callable[..., Any]] = {
 _DTYPES = {str(dtype) for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
 
 
-def _asked(name: str) -> Any:
-    """What stands for a global of the pickle. Raises WeightsError for all but those that tensors need."""
+def _substitute(name: str) -> Any:
+    """What takes the place of a function or class that the pickle names; WeightsError for all that no tensor needs."""
     module, _, last = name.rpartition(".")
     if module in ("torch", "torch.cuda") and last in _STORAGES:
         return _STORAGES[last]
@@ -309,7 +318,7 @@ def _asked(name: str) -> Any:
 
 
 def _stored(wanted: Any, storages: dict[str, _Storage]) -> _Storage:
-    """A persistent id of torch's: ("storage", type, key, location, count), in old files with a view behind them."""
+    """The storage of a persistent id: ("storage", type, key, location, count), followed by a view in old files."""
     kind, dtype, key, _, count, *view = wanted if isinstance(wanted, tuple) and len(wanted) >= 5 else [None] * 5
     if kind != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(key, str) or view not in ([], [None]):
         raise WeightsError("a storage is described in a way that torch does not")
@@ -330,10 +339,11 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (
 
 
 def _unpickled(file: io.BytesIO, storages: dict[str, _Storage]) -> Any:
-    """What a pickle holds, in plain containers, `_Claim`s and `_Module`s. Nothing that it names is called.
+    """The content of a pickle, in plain containers, `_Claim`s and `_Module`s. Nothing that it names is called.
 
     Args:
-        file: stands behind the pickle afterwards. storages: takes those that the pickle names.
+        file: read from its position to the end of the pickle.
+        storages: receives the storages that the pickle names, by key.
     """
     stack: list[Any] = []
     marks: list[int] = []
@@ -398,12 +408,12 @@ def _unpickled(file: io.BytesIO, storages: dict[str, _Storage]) -> Any:
             case "BINGET" | "LONG_BINGET" | "GET":
                 stack.append(memo[value])
             case "GLOBAL":
-                stack.append(_asked(value.replace(" ", ".")))
+                stack.append(_substitute(value.replace(" ", ".")))
             case "STACK_GLOBAL":
                 parts = (stack.pop(-2), stack.pop())
                 if not all(isinstance(part, str) for part in parts):
                     raise WeightsError("it asks for something that has no name")
-                stack.append(_asked(".".join(parts)))
+                stack.append(_substitute(".".join(parts)))
             case "REDUCE" | "NEWOBJ":
                 parts, function = stack.pop(), stack.pop()
                 if not isinstance(function, _Global) or not isinstance(parts, tuple):

@@ -1,8 +1,6 @@
-"""Finding and reading weight files. Nothing in a file is ever executed.
+"""Finds the weights file of a run: a file on this machine, a pretrained tag of open_clip, or a Hugging Face repository.
 
-torch's files hold a pickle, which is a program. It is read by a small machine of our own, which knows the instructions
-that make numbers, texts, lists, tables and tensors; every other is refused. Only the bytes of tensors that are wanted
-are read, each once, and never more than the file has.
+Caches are tried before downloads. The file is read by `ovlabel.model.pickles`.
 """
 
 from __future__ import annotations
@@ -23,11 +21,12 @@ _CONFIG_BYTES = 2**20
 
 @dataclass
 class Source:
-    """Where weights come from, and what is known of the model they belong to.
+    """A weights file, and what is known of the model it belongs to.
 
     Attributes:
-        path: the file. quick_gelu: the activation they were trained with, or None where nothing says.
-        preprocess: mean, std … of the model's own config, where one is at hand.
+        path: the file.
+        quick_gelu: whether it was trained with QuickGELU (else GELU), or None if that is not known.
+        preprocess: the preprocessing constants of its model ("mean", "std"), as far as they are known.
     """
 
     path: Path
@@ -36,15 +35,17 @@ class Source:
 
 
 def find(weights: str, model: str, tags: list[str], tag_config: dict[str, Any] | None, offline: bool) -> Source:
-    """The file behind `encoder.weights`.
+    """Find the file of `encoder.weights`, downloading it if necessary.
 
     Args:
         weights: a file, "hf-hub:owner/name", or a pretrained tag.
-        model: the architecture, for messages. tags: the tags it has. tag_config: open_clip's entry of the tag.
-        offline: open no connection; only files and caches count.
+        model: name of the model, for messages.
+        tags: the pretrained tags of the model.
+        tag_config: open_clip's entry of the tag, or None if `weights` is no tag.
+        offline: open no connection; look for files and in caches only.
 
     Raises:
-        WeightsError: names everything that was tried, where a file may be put, and the option that takes it.
+        WeightsError: there is none. The message names everything that was tried, and how to pass a file instead.
     """
     path = Path(os.path.expanduser(weights))
     if os.path.isfile(path):
@@ -64,7 +65,12 @@ def find(weights: str, model: str, tags: list[str], tag_config: dict[str, Any] |
 
 
 def origin(weights: str, tag_config: dict[str, Any]) -> str:
-    """Where weights that are not here are fetched from; "" for nowhere. Arguments as `find`'s."""
+    """The URL from which weights would be downloaded, or "" if they can't be.
+
+    Args:
+        weights: as for `find`.
+        tag_config: open_clip's entry of the tag; empty if `weights` is no tag.
+    """
     from huggingface_hub import constants
 
     hub = weights.startswith(HUB)
@@ -75,7 +81,16 @@ def origin(weights: str, tag_config: dict[str, Any]) -> str:
 
 
 def find_file(name: str, files: tuple[str, ...], *, offline: bool) -> Path:
-    """A checkpoint that is no encoder: a file, or the first of `files` in `hf-hub:owner/name`. Raises WeightsError."""
+    """Find a checkpoint that is not the encoder's, such as a stage's, downloading it if necessary.
+
+    Args:
+        name: a file, or "hf-hub:owner/name".
+        files: names under which the repository may hold it; the first that exists is taken.
+        offline: open no connection; look for files and in caches only.
+
+    Raises:
+        WeightsError: there is none.
+    """
     path = Path(os.path.expanduser(name))
     if os.path.isfile(path):
         return path
@@ -85,11 +100,11 @@ def find_file(name: str, files: tuple[str, ...], *, offline: bool) -> Path:
     for file in files:
         if found := _hub_file(name.removeprefix(HUB), file, offline, tried):
             return found
-    raise _not_had(name, tried, offline, "Name a file on this machine")
+    raise _not_found(name, tried, offline, "Name a file on this machine")
 
 
 def _with_sibling_config(source: Source) -> Source:
-    """Take activation and constants from an `open_clip_config.json` beside the file, as hub repositories carry it."""
+    """Take activation and constants from `open_clip_config.json` in the file's folder, as hub repositories have it."""
     config = source.path.parent / "open_clip_config.json"
     if config.is_file():
         try:
@@ -107,7 +122,7 @@ def _from_hub(repository: str, offline: bool) -> Source:
         if path := _hub_file(repository, name, offline, tried):
             _hub_file(repository, "open_clip_config.json", offline, [])
             return _with_sibling_config(Source(path))
-    raise _not_had(HUB + repository, tried, offline)
+    raise _not_found(HUB + repository, tried, offline)
 
 
 def _from_tag(tag: str, model: str, config: dict[str, Any], offline: bool) -> Source:
@@ -134,13 +149,14 @@ def _from_tag(tag: str, model: str, config: dict[str, Any], offline: bool) -> So
             return known
         except Exception as error:
             tried.append(f"{url} ({type(error).__name__})")
-    raise _not_had(f"{tag}' of '{model}", tried, offline)
+    raise _not_found(f"{tag}' of '{model}", tried, offline)
 
 
 def _hub_file(repository: str, name: str, offline: bool, tried: list[str]) -> Path | None:
-    """A file of a hub repository: from the hub's cache, else downloaded unless offline.
+    """A file of a hub repository: from the hub's cache, else downloaded unless offline; None if that fails.
 
-    One question goes ahead of the download, because the download itself retries for half a minute where no network is.
+    Its metadata is asked for first, because without a network the download itself retries for half a minute. What
+    failed is appended to `tried`.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
@@ -159,11 +175,11 @@ def _hub_file(repository: str, name: str, offline: bool, tried: list[str]) -> Pa
     return None
 
 
-def _not_had(
+def _not_found(
     what: str,
     tried: list[str],
     offline: bool,
-    cure: str = "Put the file anywhere on this machine and pass --weights FILE (encoder.weights)",
+    advice: str = "Put the file anywhere on this machine and pass --weights FILE (encoder.weights)",
 ) -> WeightsError:
-    why = "offline, and they are in no cache" if offline else "no download worked"
-    return WeightsError(f"weights '{what}' can't be had: {why}; tried {', '.join(tried)}. {cure}")
+    reason = "offline, and they are in no cache" if offline else "no download worked"
+    return WeightsError(f"weights '{what}' can't be had: {reason}; tried {', '.join(tried)}. {advice}")

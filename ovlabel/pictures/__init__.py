@@ -1,1 +1,1 @@
-"""Photographs: reading them, and drawing labels over them."""
+"""Images: decoding image files, and drawing label maps over images."""

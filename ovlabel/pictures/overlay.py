@@ -1,4 +1,4 @@
-"""A picture of an annotation: the photograph under its coloured labels, with a legend."""
+"""Draws label maps over their images, with a legend, and arranges such pictures. Used by the commands show and demo."""
 
 from __future__ import annotations
 
@@ -8,18 +8,30 @@ from PIL import Image, ImageDraw, ImageFont
 from ovlabel.types import LabelMap, UInt8Image, below_threshold, not_annotated
 
 _OPACITY = 0.55
-_ROW, _SWATCH, _MARGIN = 22, 14, 8
+_ROW, _SWATCH, _MARGIN = 22, 14, 8  # of the legend, in pixels: height of a row, side of a colour sample, margin
 
 
 def overlay(
     image: UInt8Image, labels: LabelMap, classes: list[str], colours: list[tuple[int, int, int]]
 ) -> Image.Image:
-    """The photograph with every class in its colour, thin white borders, and a legend by share of the pixels.
+    """An image with every class in its colour, thin white borders between classes, and a legend, largest class first.
 
-    Pixels below threshold or not annotated keep the photograph's own colours.
+    Pixels that are below the threshold or not annotated keep the image's own colours.
 
     Args:
-        image: uint8 H W 3. labels: H W class indices. classes, colours: by class index.
+        image: uint8, H × W × 3, RGB.
+        labels: uint8 or uint16, H × W, class indices.
+        classes: the name of each class.
+        colours: the colour of each class, RGB, 0 to 255.
+
+    Returns:
+        The picture in RGB, wider than the image by the legend.
+
+    Example:
+        >>> image, labels = np.zeros((200, 100, 3), np.uint8), np.zeros((200, 100), np.uint8)
+        >>> picture = overlay(image, labels, ["cat"], [(255, 0, 0)])
+        >>> picture.getpixel((50, 50))
+        (140, 0, 0)
     """
     table = np.zeros((not_annotated(len(classes)) + 1, 3), np.float32)
     table[: len(colours)] = colours
@@ -41,7 +53,7 @@ def _borders(labels: LabelMap) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]
 def _shares(
     labels: LabelMap, classes: list[str], colours: list[tuple[int, int, int]]
 ) -> list[tuple[str, float, tuple[int, int, int] | None]]:
-    """(name, share of the pixels, colour) of every value that occurs, largest first."""
+    """(name, share of the pixels in 0 … 1, colour) of every value that occurs, largest share first."""
     values, counts = np.unique(labels, return_counts=True)
     named = {not_annotated(len(classes)): "not annotated", below_threshold(len(classes)): "below threshold"}
     order = np.argsort(-counts, kind="stable")
@@ -63,19 +75,19 @@ def _with_legend(picture: Image.Image, shares: list[tuple[str, float, tuple[int,
     if len(lines) > room:
         lines = [*lines[: room - 1], (f"… and {len(lines) - room + 1} more", None)]
     width = round(max(font.getlength(text) for text, _ in lines)) + _SWATCH + 4 * _MARGIN
-    sheet = Image.new("RGB", (picture.width + width, least), "white")
-    sheet.paste(picture, (0, 0))
-    draw = ImageDraw.Draw(sheet)
+    canvas = Image.new("RGB", (picture.width + width, least), "white")
+    canvas.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(canvas)
     for row, (text, colour) in enumerate(lines):
         left, top = picture.width + _MARGIN, _MARGIN + row * _ROW
         if colour:
             draw.rectangle((left, top, left + _SWATCH, top + _SWATCH), fill=colour, outline="black")
         draw.text((left + _SWATCH + _MARGIN, top), text, fill="black", font=font)
-    return sheet
+    return canvas
 
 
 def beside(left: Image.Image, right: Image.Image) -> Image.Image:
-    """Two pictures in a row."""
+    """Two pictures beside each other, the upper edges aligned, on white."""
     whole = Image.new("RGB", (left.width + right.width, max(left.height, right.height)), "white")
     whole.paste(left, (0, 0))
     whole.paste(right, (left.width, 0))
@@ -83,7 +95,13 @@ def beside(left: Image.Image, right: Image.Image) -> Image.Image:
 
 
 def sheet(pictures: list[Image.Image], height: int = 240, width: int = 2000) -> Image.Image:
-    """Pictures of one height in as many rows as it takes."""
+    """Scale pictures to one height and arrange them in rows, on white.
+
+    Args:
+        pictures: one or more.
+        height: of each, in pixels.
+        width: the most pixels of a row that holds more than one picture.
+    """
     rows: list[list[Image.Image]] = [[]]
     for picture in pictures:
         small = picture.resize((round(picture.width * height / picture.height), height), Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""Listing and reading images. Pillow stays in this room; torch is not needed."""
+"""Reads and decodes image files, of untrusted sources too, within limits on their size. Used by every run."""
 
 from __future__ import annotations
 
@@ -28,17 +28,24 @@ from ovlabel.types import UInt8Image
 log = logging.getLogger("ovlabel")
 
 # The formats of the suffixes that a folder is searched for (`run.listing.SUFFIXES`), and AVIF, which browsers save as
-# .jpg. Others are not tried: some of Pillow's are slow, and EPS runs Ghostscript. TGA bears no mark and comes last.
+# .jpg. Others are not tried: some of Pillow's decoders are slow, and EPS runs Ghostscript. TGA is tried last, because
+# it has no signature by which it is recognised.
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP", "AVIF", "TGA")
 MAX_FILE_BYTES = 2**30
-MAX_PIXELS = 2**28  # even: Pillow's limit is twice the number that it is given
-MAX_SIDE = 2**18  # rows beyond it cost some decoders minutes and many times their memory
-_BAND_PIXELS = 2**20  # what is converted at once
-_READS = 3
+MAX_PIXELS = 2**28  # an even number, because Pillow refuses images above twice the limit that it is given
+MAX_SIDE = 2**18  # pixels; longer sides take some decoders minutes and many times the memory
+_BAND_PIXELS = 2**20  # pixels that are converted at once
+_READS = 3  # attempts to read a file that changes while it is read
 
 
 class Content(NamedTuple):
-    """The bytes of a file, their sha256 in hex, and when they were written (ns)."""
+    """The content of a file.
+
+    Attributes:
+        data: its bytes.
+        sha256: of them, in hex.
+        mtime_ns: when the file was written, in nanoseconds since 1970.
+    """
 
     data: bytes
     sha256: str
@@ -46,11 +53,14 @@ class Content(NamedTuple):
 
 
 def read_file(path: Path) -> Content:
-    """A regular file's content, read again if it changes meanwhile. Never waits for a pipe or a device.
+    """Read a file whole; read it again if it was changed meanwhile.
+
+    Args:
+        path: the file.
 
     Raises:
-        VanishedError: it is not there.
-        ImageError: no regular file, unreadable, larger than MAX_FILE_BYTES, or changing all the time.
+        VanishedError: it does not exist.
+        ImageError: it is no regular file, can't be read, is larger than MAX_FILE_BYTES, or changed at every attempt.
     """
     try:
         for _ in range(_READS):
@@ -76,20 +86,31 @@ def read_file(path: Path) -> Content:
 
 
 def decode(data: bytes) -> UInt8Image:
-    """The first frame of an image file as uint8 RGB, H W 3, turned upright by its EXIF orientation.
+    """Decode the first frame of an image file, turned upright by its EXIF orientation.
 
-    Sixteen-bit grey is scaled to eight bits (float and 32-bit grey by their largest value: up to 1, 255 or 65535),
-    transparent pixels are laid on white, CMYK and palettes are converted.
+    Sixteen-bit grey is scaled to eight bits; float and 32-bit grey according to their largest value, as a range up to
+    1, 255 or 65535. Transparent pixels are laid on white. CMYK and palettes are converted.
+
+    Args:
+        data: the content of the file.
+
+    Returns:
+        uint8, H × W × 3, RGB.
 
     Raises:
-        ImageError: empty, truncated, of more than MAX_PIXELS, of a side longer than MAX_SIDE or not an image; says
-            which.
+        ImageError: it is empty, truncated or not an image, or has more than MAX_PIXELS or a side longer than MAX_SIDE.
+
+    Example:
+        >>> file = io.BytesIO()
+        >>> Image.new("RGB", (3, 2), (255, 0, 0)).save(file, "PNG")
+        >>> decode(file.getvalue()).shape
+        (2, 3, 3)
     """
     return decode_first(data)[0]
 
 
 def decode_first(data: bytes) -> tuple[UInt8Image, bool]:
-    """As `decode`, and whether the file holds more: frames of an animation, pages (not the previews of an MPO)."""
+    """As `decode`, and whether the file has further frames or pages (the previews of an MPO do not count)."""
     if not data:
         raise ImageError("the file is empty")
     try:
@@ -115,10 +136,10 @@ def decode_first(data: bytes) -> tuple[UInt8Image, bool]:
 
 
 class _Settings:
-    """Pillow's limit set to MAX_PIXELS; its warnings, and what it and libtiff would print on stderr, ignored.
+    """Sets Pillow's limit to MAX_PIXELS, and silences its warnings and what it and libtiff print on stderr.
 
-    These are settings of the process: the first thread in makes them and the last one out restores them, where
-    `warnings.catch_warnings` in each of several threads could restore what another thread had set.
+    These settings hold for the whole process. The first thread that enters makes them, the last that leaves restores
+    them; `warnings.catch_warnings` in each of several threads could restore what another thread had set.
     """
 
     def __init__(self) -> None:
@@ -142,8 +163,11 @@ class _Settings:
         self._before.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", module=r"PIL\.")
         self._before.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-        Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses more than twice as many
-        logger, handler = logging.getLogger("PIL"), logging.NullHandler()  # without any, errors go to stderr
+        Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses images above twice this number
+        logger, handler = (
+            logging.getLogger("PIL"),
+            logging.NullHandler(),
+        )  # without a handler, errors are printed on stderr
         logger.addHandler(handler)
         self._before.callback(logger.removeHandler, handler)
         if handle_errors := _libtiff_error_handler():
@@ -152,7 +176,7 @@ class _Settings:
 
 @functools.cache
 def _libtiff_error_handler() -> Callable[[int | None], int | None] | None:
-    """The call that sets what libtiff does with messages (None: nothing) and returns what it did; None on Windows."""
+    """libtiff's function that sets its error handler (None: none) and returns the one before; None on Windows."""
     try:
         setter = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler  # found through Pillow's own dependencies
     except (AttributeError, OSError):
@@ -171,7 +195,7 @@ def _formats() -> list[str]:
 
 
 def _holds_more(image: ImageFile.ImageFile) -> bool:
-    """Whether further frames or pages follow; may leave the image at another frame."""
+    """Whether an image has further frames or pages; may move it to another frame."""
     try:
         return image.format != "MPO" and bool(getattr(image, "is_animated", False))
     except Exception:  # a damaged second frame
@@ -179,7 +203,7 @@ def _holds_more(image: ImageFile.ImageFile) -> bool:
 
 
 def _rgb(image: Image.Image) -> UInt8Image:
-    """H W 3, converted in bands of rows: a whole image of Pillow's is four bytes a pixel, and each step makes one."""
+    """H × W × 3, converted in bands of rows, because each step of Pillow's makes a new image of four bytes a pixel."""
     width, height = image.size
     rows = max(1, _BAND_PIXELS // width)
     boxes = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
@@ -193,7 +217,7 @@ def _rgb(image: Image.Image) -> UInt8Image:
 
 
 def _scale(mode: str, largest: list[np.number[Any]]) -> tuple[int, int]:
-    """What values of more than eight bits are multiplied with and divided by, given the largest ones."""
+    """The factor and the divisor that bring values to 0 … 255, given the largest value of each band."""
     high = np.max(largest)  # NaN where there is one
     if mode.startswith("I;16") or high > 255:
         return 1, 257

@@ -7,7 +7,6 @@ looked up, defaults filled in, weights by checksum). Two runs that are equal as 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ovlabel import __version__
 from ovlabel.errors import RunError
+from ovlabel.fields import declared
 from ovlabel.files import file_sha256
 from ovlabel.settings.keys import Config
 from ovlabel.store.read import Store
@@ -29,6 +29,7 @@ from ovlabel.types import TextBank
 
 if TYPE_CHECKING:
     from ovlabel.spine.segmenter import Segmenter
+    from ovlabel.stages import Stage
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,13 +129,12 @@ def _sha256(values: Any, *, sort_keys: bool = False) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=sort_keys).encode()).hexdigest()
 
 
-def _described(stage: Any) -> dict[str, Any]:
-    """A stage's name and fields; of a checkpoint, what is in it and not where it lies."""
-    from ovlabel.spine.stack import name_of
-
-    described = {"use": name_of(stage), **dataclasses.asdict(stage)}
-    if hasattr(stage, "prepare"):
-        described["checkpoint"] = file_sha256(stage.prepare(offline=True))
+def _described(stage: Stage) -> dict[str, Any]:
+    """A stage's name and fields; of its checkpoint, what is in it and not where it lies."""
+    described: dict[str, Any] = {"use": stage.name()}
+    described |= {name: getattr(stage, name) for name in declared(stage.__class__)}
+    if (checkpoint := stage.prepare(offline=True)) is not None:
+        described["checkpoint"] = file_sha256(checkpoint)
     return described
 
 

@@ -1,4 +1,4 @@
-"""Which images of a folder a run is about."""
+"""Lists the images of a folder and selects those of a run. Imports neither numpy nor Pillow."""
 
 from __future__ import annotations
 
@@ -22,20 +22,27 @@ SUFFIXES = frozenset(
     f".{name}"
     for name in "bmp dib gif jfif jp2 jpe jpeg jpg pbm pgm png pnm ppm tga tif tiff webp".split()  # noqa: SIM905
 )
-_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # vanished meanwhile, a link to nowhere, a link to itself
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # deleted meanwhile, a link to a missing file, a link to itself
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What a run takes of a folder, and how much of it.
+    """Which images of a folder a run annotates.
 
     Attributes:
-        include, exclude: shell patterns of keys; `*` stands for slashes too. No `include` takes everything.
-        names: paths, relative to the folder or absolute inside it, in place of walking the folder.
-        shard: take the keys of one shard only.
-        limit: look at so many pending images at the most.
-        retry_failed: images that failed are pending.
-        prune: remove from the store what is no longer in the folder.
+        include: shell patterns of keys, in which `*` matches slashes too; an image must match one. Empty: all images.
+        exclude: shell patterns of keys that are left out.
+        names: paths, relative to the folder or absolute inside it, or None to search the folder.
+        shard: the only shard whose keys are taken, or None.
+        limit: the most pending images that are annotated, or None.
+        retry_failed: count images that failed in an earlier run as pending.
+        prune: remove images from the store that are no longer in the folder.
+
+    Example:
+        >>> from ovlabel import Selection
+        >>> selection = Selection(include=("holiday/*",), exclude=("*.gif",))
+        >>> selection.takes("holiday/2024/beach.jpg"), selection.takes("holiday/waves.gif")
+        (True, False)
     """
 
     include: tuple[str, ...] = ()
@@ -47,7 +54,7 @@ class Selection:
     prune: bool = False
 
     def takes(self, key: str) -> bool:
-        """Whether a key is among what the run is about."""
+        """Whether the patterns and the shard select an image, given its key."""
         if self.shard is not None and zlib.crc32(os.fsencode(key)) % self.shard.count != self.shard.index - 1:
             return False
         included = not self.include or any(fnmatchcase(key, pattern) for pattern in self.include)
@@ -56,11 +63,13 @@ class Selection:
 
 @dataclass
 class Listing:
-    """A folder as it was found.
+    """The images that were found in a folder.
 
     Attributes:
-        items: what the run is about, by key. keys: of every image in the folder; None where it was not walked.
-        absent: names that were asked for and lead to no image. left_out: subfolders that can't be read.
+        items: the selected images, sorted by key.
+        keys: the keys of all images in the folder, or None if it was not searched.
+        absent: the names among `Selection.names` that are no images.
+        left_out: subfolders that can't be read, each ending in a slash.
     """
 
     items: list[ImageItem]
@@ -69,16 +78,32 @@ class Listing:
     left_out: list[str] = field(default_factory=list)
 
     def vanished(self, folder: Path, known: Iterable[str]) -> list[str]:
-        """The known keys that are not in the folder any more; none where that can't be said."""
+        """The keys of images that are no longer in the folder, sorted.
+
+        Args:
+            folder: the folder.
+            known: the keys to check, such as those of a store.
+
+        Returns:
+            Nothing if the folder was not searched; no keys below a subfolder that can't be read.
+        """
         if self.keys is None:
             return []
-        hidden = tuple(f"{name.rstrip('/')}/" for name in self.left_out)
-        gone = [key for key in known if key not in self.keys and not key.startswith(hidden or "\0")]
+        unread = tuple(f"{name.rstrip('/')}/" for name in self.left_out)
+        gone = [key for key in known if key not in self.keys and not key.startswith(unread or "\0")]
         return sorted(key for key in gone if not os.path.lexists(folder / key))
 
 
 def list_folder(folder: Path, selection: Selection) -> Listing:
-    """Walk a folder, or look for the names that were given. Raises ConfigError."""
+    """List the images of a folder that a run selects.
+
+    Args:
+        folder: it is searched with all its subfolders, unless the selection names paths.
+        selection: which images.
+
+    Raises:
+        ConfigError: `folder` is no readable folder, or a named path lies outside it.
+    """
     if selection.names is None:
         left_out: list[str] = []
         everything = list_images(folder, left_out)
@@ -90,7 +115,19 @@ def list_folder(folder: Path, selection: Selection) -> Listing:
 
 
 def parse_shard(text: str) -> Shard:
-    """ "2/8". Raises ConfigError."""
+    """Read a shard as it is written on the command line.
+
+    Args:
+        text: "I/N", the number of the shard, from 1, and how many shards there are.
+
+    Raises:
+        ConfigError: it is written otherwise, or there are more than 10,000 shards.
+
+    Example:
+        >>> shard = parse_shard("2/8")
+        >>> shard.index, shard.count
+        (2, 8)
+    """
     index, slash, count = text.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count) <= 10_000):
         raise ConfigError(f"--shard {text}: write I/N, a number from 1 to N and how many there are, like 2/8")
@@ -98,17 +135,25 @@ def parse_shard(text: str) -> Shard:
 
 
 def parse_names(data: bytes) -> tuple[str, ...]:
-    """A list of paths: one a line, or ended by NUL bytes, as `find -print0` writes them."""
+    """Read a list of paths: one on each line, or each followed by a NUL byte, as `find -print0` writes them.
+
+    Example:
+        >>> parse_names(b"a.jpg\\nb c.jpg\\n")
+        ('a.jpg', 'b c.jpg')
+    """
     parts: Collection[bytes] = data.split(b"\0") if b"\0" in data else data.splitlines()
     return tuple(os.fsdecode(part) for part in parts if part)
 
 
 def list_images(folder: Path, left_out: list[str] | None = None) -> list[ImageItem]:
-    """Every image below `folder`, sorted by key.
+    """Every image in a folder and its subfolders, sorted by key.
 
-    A file counts by its suffix, in upper or lower case. Hidden files and folders, Zarr stores and linked folders are
-    not entered (so no loop of links can trap the walk); a linked file is taken as the file it leads to. Subfolders that
-    can't be read, or not all of them, are added to `left_out`.
+    A file is an image if its suffix is one of SUFFIXES, in upper or lower case. Hidden files and folders, Zarr stores
+    and links to folders are skipped, so that links can make no endless loop; a link to a file counts as the file.
+
+    Args:
+        folder: where to search.
+        left_out: receives the subfolders that can't be read completely, each ending in a slash.
 
     Raises:
         ConfigError: `folder` is no readable folder.
@@ -159,12 +204,15 @@ def _has_suffix(name: str) -> bool:
 
 
 def list_named(folder: Path, names: Iterable[str], absent: list[str]) -> list[ImageItem]:
-    """The named images, each once, sorted by key. Names are paths, relative to `folder` or absolute.
+    """The images of a folder with these names, each once, sorted by key.
 
-    A name that isn't there, is no regular file (nor a link to one) or has no image's suffix is added to `absent`.
+    Args:
+        folder: the folder.
+        names: paths, relative to the folder or absolute.
+        absent: receives the names that do not exist, are no regular files or links to one, or lack an image's suffix.
 
     Raises:
-        ConfigError: `folder` is no folder; a name outside it.
+        ConfigError: `folder` is no folder, or a name lies outside it.
     """
     _check_folder(folder)
     roots = tuple(dict.fromkeys(Path(os.path.abspath(root)) for root in (folder, folder.resolve())))

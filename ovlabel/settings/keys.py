@@ -1,47 +1,63 @@
-"""The run's settings: one list of keys, for TOML files, `--set` and the Python API alike.
+"""The settings of a run: one list of keys, for TOML files, `--set` and the Python API alike.
 
 A `Config` comes from four layers, the later winning: the defaults below, a preset file, the preset's
-`[protocol.<vocabulary>]` table, the caller's overrides. Standard library only: a rerun that has nothing to do
-never imports torch.
+`[protocol.<vocabulary>]` table, the caller's overrides. torch is not imported: what type a stage's field has is checked
+when the stage is made (`spine.stack.make_stage`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
+
+from annotated_doc import Doc
+from annotated_types import Ge, Gt, Le, MinLen
 
 from ovlabel.errors import ConfigError, ordinary, short, shown, unknown
+from ovlabel.fields import LIST, Form, Long, check, check_text, declared, loose, read_field
 
 STAGES = Path(__file__).parents[1] / "stages"
 EMBEDDED = Path(__file__).parents[1] / "demo" / "model"
-_VALUE, _LIST = 4096, 64  # of a setting: letters, numbers in a list
-_NAMES = 1_000_000  # letters of text.vocabulary = "classes:…"
-_ODD_LINE, _ODD_LINES = re.compile(r"[\x00-\x1f\x7f]"), re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_SIDE, _WINDOW = 16_384, 65_536  # pixels: of a short side, of a window
-_LEAST, _MOST = 1e-4, 1e4  # of a factor: far beyond what single precision tells apart
-_RANGE = "between 0.0001 and 10000"
-
-
-class Raw(str):
-    """A value as typed behind `--set key=`; the key's own type decides how it is read."""
+_FACTOR = "positive and finite, between 0.0001 and 10000"
+Factor = Annotated[float, Ge(1e-4), Le(1e4)]  # far beyond what single precision tells apart
+Share = Annotated[float, Ge(0), Le(1)]
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
     """The frozen CLIP image tower."""
 
-    model: str = "ViT-B-16-quickgelu"  # open_clip architecture, path to its JSON model config, or "demo"
-    weights: str = "auto"  # pretrained tag, hf-hub:owner/name, file, or random:SEED; auto: the model's own
-    precision: Literal["fp32", "bf16", "fp16", "fp64", "auto"] = "fp32"
-    device: str = "auto"  # auto | cpu | cuda | cuda:N | mps
-    last_block: Literal["full", "residual", "attention"] = "full"
-    positions: Literal["clip", "open_clip"] = "clip"
+    model: Annotated[
+        str, Doc("an open_clip architecture, the path of its JSON model config, or `demo`, the embedded model.")
+    ] = "ViT-B-16-quickgelu"
+    weights: Annotated[
+        str, Doc("a pretrained tag, `hf-hub:owner/name`, a file, or `random:SEED`; `auto` takes the model's own.")
+    ] = "auto"
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16", "fp64", "auto"],
+        Doc(
+            "of the encoder. `auto` is bf16 where the GPU or the CPU computes in it, else fp16 on GPUs and fp32 on "
+            "CPUs. Softmax and cosines are never below float32. A store belongs to the precision it was begun with."
+        ),
+    ] = "fp32"
+    device: Annotated[
+        str, Doc("`auto` (CUDA, Apple's GPU, CPU), `cpu`, `cuda`, `cuda:N` or `mps`; it makes no other run.")
+    ] = "auto"
+    last_block: Annotated[
+        Literal["full", "residual", "attention"],
+        Doc("what is kept of the last block: all; no feed-forward; neither residual nor feed-forward."),
+    ] = "full"
+    positions: Annotated[
+        Literal["clip", "open_clip"],
+        Doc(
+            "how the positional table is resampled: bicubic with 0.1 added to the sizes, as the published methods do, "
+            "or bicubic and antialiased, as open_clip does."
+        ),
+    ] = "clip"
 
     @property
     def source(self) -> tuple[str, str]:
@@ -56,49 +72,118 @@ class EncoderConfig:
 class TextConfig:
     """What is asked of the model."""
 
-    vocabulary: str = "coco-stuff"  # built-in name, file, or "classes:cat, dog, grass"
-    templates: str = "imagenet80"  # built-in name or file
-    logit_scale: float = 40.0
-    merge: Literal["max", "mean", "logsumexp"] = "max"
-    descriptions: str = ""  # file of sentences per class, asked beside the names
-    knowledge: int = 0  # ExCEL's enrichment: clusters of all descriptions, in place of asking them; 0: off
-    knowledge_temperature: float = 0.02
-    centring: float = 0.0  # share of the templates' own direction that is taken away, 0 … 1
+    vocabulary: Annotated[
+        str, Long(1_000_000), Doc("a built-in name, a file, or the classes themselves: `classes:cat, dog, grass`.")
+    ] = "coco-stuff"
+    templates: Annotated[str, Doc("a built-in name or a file.")] = "imagenet80"
+    logit_scale: Annotated[Factor, Doc("what cosines are multiplied with before the softmax over queries.")] = 40.0
+    merge: Annotated[
+        Literal["max", "mean", "logsumexp"],
+        Doc(
+            "how synonyms become one class: the largest of their probabilities (SCLIP), the mean of their embeddings, "
+            "or the logsumexp of their logits less the logarithm of their number."
+        ),
+    ] = "max"
+    descriptions: Annotated[
+        str, Doc("a file of sentences for each class (`ovlabel vocab describe` writes one), asked beside the names.")
+    ] = ""
+    knowledge: Annotated[
+        int,
+        Ge(0),
+        Le(10_000),
+        Doc(
+            "ExCEL's enrichment: so many clusters of all descriptions, added to each name by likeness, in place of "
+            "asking the descriptions; 0 is off."
+        ),
+    ] = 0
+    knowledge_temperature: Annotated[
+        Factor, Doc("of the likeness in that enrichment; the paper has none (1.0), which makes it nearly uniform.")
+    ] = 0.02
+    centring: Annotated[
+        Share,
+        Doc(
+            "the share of the templates' own direction that is taken away from each embedding, so that classes asked "
+            "with other templates stand at one height."
+        ),
+    ] = 0.0
 
 
 @dataclass(frozen=True)
 class TilingConfig:
     """How the image is resized and cut into windows."""
 
-    short_side: int = 336
-    long_side: int = 2048  # upper bound
-    window: int = 224  # 0: whole image
-    stride: int = 112
-    pad: Literal["center", "none"] = "center"
-    enlarge: Literal["two-step", "direct"] = "two-step"
-    stitch: Literal["similarity", "features"] = "similarity"
-    scales: tuple[float, ...] = (1.0,)
-    scale_weights: tuple[float, ...] = ()  # equal
-    views: tuple[Literal["identity", "hflip", "vflip", "grey", "blur"], ...] = ("identity",)
-    view_weights: tuple[float, ...] = ()  # equal
-    combine: Literal["mean", "vote"] = "mean"
+    short_side: Annotated[
+        int, Ge(1), Le(16_384), Doc("pixels of the short side to which the image is resized, as OpenCV does it.")
+    ] = 336
+    long_side: Annotated[int, Ge(1), Le(65_536), Doc("the most pixels of the long side.")] = 2048
+    window: Annotated[
+        int, Ge(0), Le(65_536), Doc("pixels of the side of a window; 0 encodes the whole image at once.")
+    ] = 224
+    stride: Annotated[int, Ge(1), Le(65_536), Doc("pixels between the starts of two windows.")] = 112
+    pad: Annotated[
+        Literal["center", "none"],
+        Doc(
+            "windows that are not whole patches: pad with zeros on all sides and cut the padding off, or drop the "
+            "remainder and stretch, as SCLIP and NACLIP do."
+        ),
+    ] = "center"
+    enlarge: Annotated[
+        Literal["two-step", "direct"],
+        Doc("of a whole image: from the patch grid to working size to the image, or in one step (SCLIP)."),
+    ] = "two-step"
+    stitch: Annotated[
+        Literal["similarity", "features"],
+        Doc("what windows average where they overlap: cosines, or features on one patch grid of the image."),
+    ] = "similarity"
+    scales: Annotated[
+        tuple[Annotated[float, Gt(0), Le(16)], ...],
+        MinLen(1),
+        Doc("the image is also encoded at these factors of the working size."),
+    ] = (1.0,)
+    scale_weights: Annotated[tuple[Factor, ...], Doc("of the scales; none: equal.")] = ()
+    views: Annotated[
+        tuple[Literal["identity", "hflip", "vflip", "grey", "blur"], ...],
+        MinLen(1),
+        Doc("of every window: as it is, flipped, in grey, blurred (ITACLIP); results are turned back."),
+    ] = ("identity",)
+    view_weights: Annotated[tuple[Factor, ...], Doc("of the views; none: equal.")] = ()
+    combine: Annotated[
+        Literal["mean", "vote"],
+        Doc(
+            "of cosines over scales and views: their mean, or a vote of each for its best query, whose share of votes "
+            "is the confidence."
+        ),
+    ] = "mean"
 
 
 @dataclass(frozen=True)
 class LabelsConfig:
     """From probabilities to labels."""
 
-    probability_threshold: float = 0.0
-    area_threshold: float = 0.0
-    finish: Literal["working", "image"] = "image"
-    max_finish_pixels: int = 2_000_000
+    probability_threshold: Annotated[
+        Share, Doc("pixels of less become background, or `below threshold` in a vocabulary without background.")
+    ] = 0.0
+    area_threshold: Annotated[
+        Share, Doc("classes with no larger share of the foreground's pixels are dropped (SCLIP).")
+    ] = 0.0
+    finish: Annotated[
+        Literal["working", "image"],
+        Doc("the size at which logits and probabilities live; labels are lifted to image size at the end."),
+    ] = "image"
+    max_finish_pixels: Annotated[
+        int, Ge(1), Le(1_000_000_000), Doc("above so many, `image` falls back to that many, and the summary says so.")
+    ] = 2_000_000
 
 
 @dataclass(frozen=True)
 class StoreConfig:
     """What is kept beside the labels and the confidence."""
 
-    probabilities: str = "top5"  # none | top1, top2, … | full
+    probabilities: Annotated[
+        str,
+        Form(r"none|full|top[1-9][0-9]{0,4}", "none, full, or top1, top2, top5, …"),
+        Doc("probability maps of no class, of every pixel's most probable classes, or of all."),
+    ] = "top5"
 
 
 @dataclass(frozen=True)
@@ -119,7 +204,25 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A run. Hashable and picklable; `to_dict` and `from_dict` are JSON-safe inverses."""
+    """The settings of a run: hashable and picklable. `ovlabel.load_config` makes one.
+
+    Attributes:
+        encoder: the frozen CLIP image tower.
+        text: what is asked of the model.
+        tiling: how the image is resized and cut into windows.
+        labels: from probabilities to labels.
+        store: what is kept beside labels and confidence.
+        stages: the stack, in order.
+
+    Raises:
+        ConfigError: a value out of bounds, or one that has no meaning beside another.
+
+    Example:
+        >>> from ovlabel import Config
+        >>> config = Config.from_dict({"tiling.short_side": 448})
+        >>> config.tiling.short_side, Config.from_dict(config.to_dict()) == config
+        (448, True)
+    """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     text: TextConfig = field(default_factory=TextConfig)
@@ -151,7 +254,7 @@ SECTIONS = {
     "labels": LabelsConfig,
     "store": StoreConfig,
 }
-_TYPES = {f"{section}.{name}": hint for section, cls in SECTIONS.items() for name, hint in get_type_hints(cls).items()}
+FIELDS = {f"{section}.{name}": field for section, cls in SECTIONS.items() for name, field in declared(cls).items()}
 
 
 def stage_names() -> list[str]:
@@ -186,15 +289,15 @@ def assemble(layers: list[Mapping[str, Any]]) -> Config:
     sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for key, value in merged.items():
         head, _, name = key.partition(".")
-        if key in _TYPES:
-            sections[head][name] = _coerce(key, _TYPES[key], value)
+        if key in FIELDS:
+            sections[head][name] = read_field(key, FIELDS[key], value)
         elif name and head in stages:
             stages[head][name] = _field(key, value)
         elif name and head in stage_names():
             stack = ", ".join(stages) or "empty"
             raise ConfigError(f"'{short(key)}': the stage '{head}' is not in the stack ({stack})")
         else:
-            raise ConfigError(unknown("key", short(key), [*_TYPES, "stages", *_stage_keys(key)]))
+            raise ConfigError(unknown("key", short(key), [*FIELDS, "stages", *_stage_keys(key)]))
     return Config(
         **{section: cls(**sections[section]) for section, cls in SECTIONS.items()},
         stages=tuple(StageConfig(use, tuple(sorted(f.items()))) for use, f in stages.items()),
@@ -209,7 +312,7 @@ def _stage_keys(key: str) -> list[str]:
 
 def _stages(entries: Any) -> dict[str, dict[str, Any]]:
     """The stack as {name: fields}; entries are names or tables with `use`."""
-    entries = _loose(entries)
+    entries = loose(entries)
     if not isinstance(entries, list | tuple):
         raise ConfigError(f"stages must be a list of tables with 'use', not {shown(entries)}")
     stages: dict[str, dict[str, Any]] = {}
@@ -227,14 +330,14 @@ def _stages(entries: Any) -> dict[str, dict[str, Any]]:
 
 
 def _field(key: str, value: Any) -> Any:
-    """A stage's value: plain, or a list of plain ones; whether its type fits is the stage's to say."""
-    value = _loose(value)
+    """A stage's value: plain, or a list of plain ones; whether its type fits is checked when the stage is made."""
+    value = loose(value)
     parts = value if isinstance(value, tuple) else (value,)
-    if len(parts) > _LIST:
-        raise ConfigError(f"{short(key)} has {len(parts)} values; the most is {_LIST}")
+    if len(parts) > LIST:
+        raise ConfigError(f"{short(key)} has {len(parts)} values; the most is {LIST}")
     for part in parts:
         if isinstance(part, str):
-            _check_string(key, part)
+            check_text(key, part)
         elif isinstance(part, int | float) and not ordinary(part):
             raise ConfigError(f"{short(key)} takes a finite number of 64 bits at the most, not {shown(part)}")
         elif part is not None and not isinstance(part, int | float):
@@ -242,95 +345,31 @@ def _field(key: str, value: Any) -> Any:
     return value
 
 
-def _check_string(key: str, value: str) -> None:
-    """A path or a name, on one line; the classes of "classes:…" may be written on several."""
-    most, odd = (_NAMES, _ODD_LINES) if key == "text.vocabulary" else (_VALUE, _ODD_LINE)
-    if len(value) > most:
-        raise ConfigError(f"{short(key)} has {len(value)} letters; the most is {most}")
-    if odd.search(value):
-        raise ConfigError(f"{short(key)} = {shown(value)} holds a control character")
-
-
-def _loose(value: Any) -> Any:
-    """A value whose type only the stage knows: TOML if it reads as TOML, else the string."""
-    if isinstance(value, Raw):
-        try:
-            value = tomllib.loads(f"v = {value}")["v"]
-        except (ValueError, RecursionError):
-            return str(value)
-    return tuple(_loose(part) for part in value) if isinstance(value, list) and not _tables(value) else value
-
-
-def _tables(values: list[Any]) -> bool:
-    return any(isinstance(value, Mapping) for value in values)
-
-
-def _coerce(key: str, hint: Any, value: Any) -> Any:
-    """The value in the key's type, or a ConfigError that says what the key takes."""
-    if get_origin(hint) is tuple:
-        value = _loose(value)
-        parts = value if isinstance(value, list | tuple) else [value]
-        if len(parts) > _LIST:
-            raise ConfigError(f"{key} has {len(parts)} values; the most is {_LIST}")
-        return tuple(_coerce(key, get_args(hint)[0], part) for part in parts)
-    if get_origin(hint) is Literal:
-        if str(value) not in get_args(hint):
-            raise ConfigError(f"{key} = {short(value)}: {unknown('value', short(value), get_args(hint))}")
-        return str(value)
-    if hint is str:
-        if not isinstance(value, str):
-            raise ConfigError(f"{key} takes a string, not {shown(value)}")
-        _check_string(key, value)
-        return str(value)
-    value = _loose(value)
-    number = int if hint is int else (int, float)
-    if isinstance(value, bool) or not isinstance(value, number) or (isinstance(value, int) and not ordinary(value)):
-        raise ConfigError(f"{key} takes {'an integer' if hint is int else 'a number'}, not {shown(value)}")
-    return hint(value)
-
-
 def _check_values(config: Config) -> None:
-    """Refuse values that have no meaning, naming the key."""
-    tiling, labels = config.tiling, config.labels
+    """Refuse values out of bounds, and values that have no meaning beside each other."""
+    for section in SECTIONS:
+        check(getattr(config, section), section)
+    tiling, clusters, said = config.tiling, config.text.knowledge, config.text.descriptions
+    least, few = tiling.short_side, f"one number {_FACTOR} for every"
     checks = [
-        ("tiling.short_side", 1 <= tiling.short_side <= _SIDE, f"at least 1 pixel and at most {_SIDE}"),
-        (
-            "tiling.long_side",
-            tiling.short_side <= tiling.long_side <= _WINDOW,
-            f"at least tiling.short_side and at most {_WINDOW}",
-        ),
-        ("tiling.window", 0 <= tiling.window <= _WINDOW, f"0 (whole image) or more, and at most {_WINDOW}"),
-        ("tiling.stride", 1 <= tiling.stride <= _WINDOW, f"at least 1 and at most {_WINDOW}"),
+        ("tiling.long_side", tiling.long_side, tiling.long_side >= least, "at least tiling.short_side"),
         (
             "tiling.stride",
+            tiling.stride,
             tiling.window == 0 or tiling.stride <= tiling.window,
             "at most tiling.window, or pixels are left out",
         ),
+        ("tiling.scale_weights", tiling.scale_weights, _fit(tiling.scale_weights, tiling.scales), f"{few} scale"),
+        ("tiling.view_weights", tiling.view_weights, _fit(tiling.view_weights, tiling.views), f"{few} view"),
         (
-            "tiling.scales",
-            bool(tiling.scales) and all(0 < scale <= 16 for scale in tiling.scales),
-            "one number or more between 0 and 16, as [1.0, 1.5]",
-        ),
-        ("tiling.views", bool(tiling.views), "one view or more"),
-        ("tiling.scale_weights", _weighs(tiling.scale_weights, tiling.scales), f"one number {_RANGE} for every scale"),
-        ("tiling.view_weights", _weighs(tiling.view_weights, tiling.views), f"one number {_RANGE} for every view"),
-        ("text.knowledge", 0 <= config.text.knowledge <= 10_000, "0 (off) or a number of clusters, at most 10000"),
-        ("text.knowledge", not config.text.knowledge or bool(config.text.descriptions), "0 without text.descriptions"),
-        ("text.knowledge_temperature", _between(config.text.knowledge_temperature), _RANGE),
-        ("text.centring", 0 <= config.text.centring <= 1, "between 0 and 1"),
-        ("text.logit_scale", _between(config.text.logit_scale), f"positive and finite, {_RANGE}"),
-        ("labels.probability_threshold", 0 <= labels.probability_threshold <= 1, "between 0 and 1"),
-        ("labels.area_threshold", 0 <= labels.area_threshold <= 1, "between 0 and 1"),
-        ("labels.max_finish_pixels", 1 <= labels.max_finish_pixels <= 10**9, "at least 1 and at most 1000000000"),
-        (
-            "store.probabilities",
-            re.fullmatch(r"none|full|top[1-9][0-9]{0,4}", config.store.probabilities) is not None,
-            "none, full, or top1, top2, top5, …",
+            "text.knowledge",
+            clusters,
+            not clusters or bool(said),
+            "0 without text.descriptions",
         ),
     ]
-    for key, good, wanted in checks:
+    for key, value, good, wanted in checks:
         if not good:
-            value = flat({s: dataclasses.asdict(getattr(config, s)) for s in SECTIONS})[key]
             raise ConfigError(f"{key} = {short(value)}: it must be {wanted}")
     if tiling.enlarge == "direct" and tiling.window == 0 and tiling.pad == "center":
         raise ConfigError('tiling.enlarge = "direct" stretches the whole grid: it needs tiling.pad = "none"')
@@ -338,9 +377,5 @@ def _check_values(config: Config) -> None:
         raise ConfigError('tiling.stitch = "features" lays its own grid: it needs tiling.enlarge = "two-step"')
 
 
-def _weighs(weights: tuple[float, ...], what: tuple[Any, ...]) -> bool:
-    return not weights or (len(weights) == len(what) and all(map(_between, weights)))
-
-
-def _between(value: float) -> bool:
-    return _LEAST <= value <= _MOST
+def _fit(weights: tuple[float, ...], what: tuple[Any, ...]) -> bool:
+    return not weights or len(weights) == len(what)

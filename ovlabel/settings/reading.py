@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ovlabel.errors import ConfigError, unknown
+from ovlabel.fields import Raw
 from ovlabel.files import read_toml
-from ovlabel.settings.keys import Config, Raw, TextConfig, assemble, flatten
+from ovlabel.settings.keys import Config, TextConfig, assemble, flatten
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -30,14 +31,19 @@ def read_preset(name_or_path: str) -> dict[str, Any]:
 
 
 def load_config(name_or_path: str, overrides: Mapping[str, Any] = {}) -> Config:
-    """The config of a preset with overrides.
+    """The settings of a preset, with changes.
 
     Args:
-        name_or_path: a built-in preset ("sclip") or a TOML file of the same form.
+        name_or_path: a built-in preset ("sclip"), or a TOML file of the same form.
         overrides: dotted keys ({"tiling.window": 0}, {"neighbours.sigma": 2.5}) or nested tables.
 
     Raises:
         ConfigError: an unknown preset, key, stage or value; the message lists the nearest names.
+
+    Example:
+        >>> import ovlabel
+        >>> ovlabel.load_config("naclip", {"neighbours.sigma": 2.5}).stages[1].fields
+        (('sigma', 2.5),)
     """
     preset = dict(read_preset(name_or_path))
     preset.pop("title", None)

@@ -31,6 +31,12 @@ def build(
         ConfigError: a name or a value that does not exist, or a bank of another embedding size than the encoder's.
         StackError: stages in an order that has no meaning.
         WeightsError: weights that can't be had or do not fit.
+
+    Example:
+        >>> import ovlabel
+        >>> config = ovlabel.load_config("plain", {"encoder.model": "demo", "text.vocabulary": "demo"})
+        >>> ovlabel.build(config, offline=True).bank.classes[0]
+        'sky'
     """
     stack = _stack(config, offline)
     clip = load_clip(config.encoder, offline=offline)
@@ -46,13 +52,12 @@ def _stack(config: Config, offline: bool) -> Stack:
     stages = []
     for entry in config.stages:
         stage = make_stage(entry)
-        if hasattr(stage, "prepare"):
-            try:
-                stage.prepare(offline=offline)
-            except WeightsError as error:
-                if not entry.optional:
-                    raise
-                log.info("the stage '%s' is left out: %s", entry.use, error)
-                continue
+        try:
+            stage.prepare(offline=offline)
+        except WeightsError as error:
+            if not entry.optional:
+                raise
+            log.info("the stage '%s' is left out: %s", entry.use, error)
+            continue
         stages.append(stage)
     return Stack(tuple(stages))

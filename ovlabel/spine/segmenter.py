@@ -27,7 +27,7 @@ from ovlabel.model.clip import Clip, Trace
 from ovlabel.ops import bands, normalise, resize, scaled_scores
 from ovlabel.settings.keys import Config
 from ovlabel.spine.finish import Kept, decide, drop_small, finish_size, label_map, probabilities_of, quantised
-from ovlabel.spine.stack import Stack, levels_of, name_of
+from ovlabel.spine.stack import Stack
 from ovlabel.spine.windows import (
     Canvas,
     GridCanvas,
@@ -113,10 +113,19 @@ class _Decision:
 
 
 class Segmenter:
-    """Annotates images: `segmenter(image) -> Prediction`.
+    """Annotates images: `segmenter(image) -> Prediction`. `ovlabel.build` makes one.
+
+    Example:
+        >>> import numpy as np, ovlabel
+        >>> config = ovlabel.load_config("sclip", {"encoder.model": "demo", "text.vocabulary": "classes:ball, sky"})
+        >>> segmenter = ovlabel.build(config, offline=True)  # the embedded model, which knows drawings
+        >>> segmenter(np.zeros((48, 64, 3), np.uint8)).labels.shape
+        (48, 64)
 
     Args:
-        clip: the encoder. bank: what is asked. stack: the stages.
+        clip: the encoder.
+        bank: what is asked.
+        stack: the stages.
         config: `tiling`, `labels`, `store.probabilities` and `text.logit_scale` are read.
         batch_size: windows that go through the encoder together; by default as many as there is room for (`Clip.room`).
             Never changes a result beyond rounding.
@@ -544,11 +553,13 @@ class Segmenter:
 
     def _pairs(self, trace: Trace, context: WindowContext) -> Sequence[tuple[Tensor, Tensor]] | None:
         """The queries and keys whose attention the block reads out, where no stage needs the map itself."""
-        acting = [stage for stage in self.stack if {"scores", "attention"}.intersection(levels_of(stage))]
-        if self.literal or len(acting) > 1 or not all(hasattr(stage, "pairs") for stage in acting):
+        acting = [stage for stage in self.stack if {"scores", "attention"}.intersection(stage.acts_at())]
+        if self.literal or len(acting) > 1:
             return None
+        if acting:
+            return acting[0].pairs(context)
         queries, keys, _ = trace.qkv(trace.layers)
-        return getattr(acting[0], "pairs")(context) if acting else ((queries, keys),)  # noqa: B009
+        return ((queries, keys),)
 
     def _scores(self, trace: Trace) -> Tensor:
         """The last block's own scores, t = 1: softmaxed they are its plain attention."""
@@ -562,9 +573,9 @@ class Segmenter:
         the previewing stage (`whole` less it), so stages that preview and stages that rerun end in each other's calls.
         """
         for stage in rest:
-            if "scores" in levels_of(stage):
-                preview = partial(self._preview, trace, rest.after(stage), whole.without(name_of(stage)), context)
-                scores = getattr(stage, "scores")(scores, replace(context, preview=preview))  # noqa: B009
+            if "scores" in stage.acts_at():
+                preview = partial(self._preview, trace, rest.after(stage), whole.without(stage.name()), context)
+                scores = stage.scores(scores, replace(context, preview=preview))
         attention = self.stack.edit("attention", scores.softmax(-1).sum(0), context)
         return self.clip.readout(trace, attention)
 

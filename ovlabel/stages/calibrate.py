@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
+from annotated_doc import Doc
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
-from ovlabel.errors import ConfigError
 from ovlabel.ops import layer_at, normalise, scaled_scores
+from ovlabel.stages import Stage
 from ovlabel.types import Trace, WindowContext
 
 _DEEP, _SHALLOW, _FUSED = 9, 4, (4, 5, 6, 7, 8, 9, 10)  # layers of twelve whose outputs are read
@@ -19,7 +21,7 @@ _NEIGHBOURS = 30
 
 
 @dataclass(frozen=True)
-class Calibrate:
+class Calibrate(Stage):
     """Four corrections, all from the frozen layers; meant for `encoder.last_block = "attention"`.
 
     Tokens that stick out by their local outlier factor become the mean of their neighbours on the grid. The tokens that
@@ -28,10 +30,6 @@ class Calibrate:
     out is mixed by the likeness of a shallow layer, and the same block's answer to the sum of the middle layers is
     added. In a model of another depth than twelve, layers stand at the same share of it.
 
-    Attributes:
-        outliers: the share of tokens that are repaired, 0 … 1. threshold: cosine from which tokens are mixed.
-        sharpness: γ. cls: the share of [CLS]. levels: whether the middle layers' sum goes through the block too.
-
     [CLS] itself keeps its plain attention; it is never read by patches.
 
     Source: Bai et al.: Self-Calibrated CLIP for Training-Free Open-Vocabulary Segmentation, 2024 (arXiv 2411.15869),
@@ -39,15 +37,11 @@ class Calibrate:
     """
 
     replaces: ClassVar[frozenset[str]] = frozenset({"attention"})
-    outliers: float = 0.05
-    threshold: float = 0.4
-    sharpness: float = 3.0
-    cls: float = 0.3
-    levels: bool = True
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.outliers < 1 or not -1 <= self.threshold <= 1 or self.sharpness <= 0 or self.cls < 0:
-            raise ConfigError(f"{self}: outliers 0 … 1, threshold −1 … 1, sharpness above 0, cls from 0")
+    outliers: Annotated[float, Ge(0), Lt(1), Doc("the share of tokens that are repaired.")] = 0.05
+    threshold: Annotated[float, Ge(-1), Le(1), Doc("cosine from which tokens are mixed.")] = 0.4
+    sharpness: Annotated[float, Gt(0), Le(10_000), Doc("γ, in front of the likeness that leads the attention.")] = 3.0
+    cls: Annotated[float, Ge(0), Le(100), Doc("the share of [CLS] that is added back.")] = 0.3
+    levels: Annotated[bool, Doc("whether the middle layers' sum goes through the block too.")] = True
 
     def tokens(self, tokens: Tensor, context: WindowContext) -> Tensor:
         """b n width → the same, outliers repaired, patches mixed."""

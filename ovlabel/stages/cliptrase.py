@@ -3,48 +3,51 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
+from annotated_doc import Doc
+from annotated_types import Ge, Gt, Le
 from scipy import ndimage, sparse
 from scipy.sparse import csgraph
 from torch import Tensor
 
-from ovlabel.errors import ConfigError
 from ovlabel.ops import enlarge, normalise, self_scores
+from ovlabel.stages import Stage
 from ovlabel.types import Trace, WindowContext
 
 _MEDIAN = 7  # side of the square over which the clusters' maps are smoothed, in quarters of a patch
 
 
 @dataclass(frozen=True)
-class Cliptrase:
+class Cliptrase(Stage):
     """Attention softmax(q qᵀ) + softmax(k kᵀ) + softmax(v vᵀ); then regions of a window vote.
 
     Patches that correlate alike in the last block but one, less what [CLS] does, are clustered (DBSCAN); a pixel goes
     to the cluster that is strongest there, and each region of pixels takes its most frequent class: the best cosine of
     that class and the best of all change places. A window without clusters stays as it is.
 
-    Attributes:
-        radius: DBSCAN's ε, a distance between rows of correlations. neighbours: how many make a core, itself included.
-            The authors take 0.7 and 3 for 224 pixels, 1.1 and 7 for 336.
-        presence: before the vote, weigh each class by the cosine of [CLS] with it (the authors do so for VOC-20).
-        vote: whether regions vote; without it only the attention is left.
-
     Source: Shao et al.: Explore the Potential of CLIP for Training-Free Open Vocabulary Semantic Segmentation,
     ECCV 2024 (arXiv 2407.08268), and its published code; in windows, each votes by itself.
     """
 
     replaces: ClassVar[frozenset[str]] = frozenset({"scores"})
-    radius: float = 0.7
-    neighbours: int = 3
-    presence: bool = False
-    vote: bool = True
-
-    def __post_init__(self) -> None:
-        if self.radius <= 0 or self.neighbours < 1:
-            raise ConfigError(f"cliptrase.radius = {self.radius}, cliptrase.neighbours = {self.neighbours}: above 0")
+    radius: Annotated[float, Gt(0), Le(10_000), Doc("DBSCAN's ε, a distance between rows of correlations.")] = 0.7
+    neighbours: Annotated[
+        int,
+        Ge(1),
+        Le(10_000),
+        Doc(
+            "how many make a core point, itself included. The authors take radius 0.7 and 3 neighbours for 224 pixels, "
+            "1.1 and 7 for 336."
+        ),
+    ] = 3
+    presence: Annotated[
+        bool,
+        Doc("before the vote, weigh each class by the cosine of [CLS] with it (the authors do so for VOC-20)."),
+    ] = False
+    vote: Annotated[bool, Doc("whether regions vote; without it only the attention is left.")] = True
 
     def scores(self, scores: Tensor, context: WindowContext) -> Tensor:
         """Any scores → 3 b heads n n."""

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
+from annotated_doc import Doc
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from ovlabel.errors import ConfigError
 from ovlabel.ops import normalise
+from ovlabel.stages import Stage
 from ovlabel.types import WindowContext
 
 
 @dataclass(frozen=True)
-class Correlate:
+class Correlate(Stage):
     """F + α · softmax(F Fᵀ / τ) F over the patches of a window, with unit features F.
-
-    Attributes:
-        weight: α. temperature: τ, in cosines.
 
     Not ResCLIP: nothing is taken from other layers (that is `rcs`).
 
-    Source: the thesis that started this project, where it stands for ResCLIP's RCS; its own α and τ.
+    Source: García García: Open-Vocabulary Semantic Segmentation for Generative AI, Master's thesis, Universidad de
+    Zaragoza, 2025, where it stands for ResCLIP's RCS; its own α and τ.
     """
 
-    replaces: ClassVar[frozenset[str]] = frozenset()
-    weight: float = 0.3
-    temperature: float = 0.07
-
-    def __post_init__(self) -> None:
-        if self.weight < 0 or self.temperature <= 0:
-            raise ConfigError(
-                f"correlate.weight = {self.weight}, correlate.temperature = {self.temperature}: from 0, and above 0"
-            )
+    weight: Annotated[float, Ge(0), Le(100), Doc("α, the share of the mixture.")] = 0.3
+    temperature: Annotated[float, Gt(0), Le(100), Doc("τ, in cosines.")] = 0.07
 
     def features(self, features: Tensor, context: WindowContext) -> Tensor:
         """b e h w → the same; unit vectors plus their mixture, not normalised again."""

@@ -6,65 +6,62 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from annotated_doc import Doc
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from ovlabel.errors import ConfigError, unknown
 from ovlabel.ops import enlarge, resize
-from ovlabel.stages import _mean_field
+from ovlabel.stages import Stage, _mean_field
 from ovlabel.types import ImageContext, UInt8Image
 
-_BACKENDS = ("auto", "pydensecrf", "bilateral")
 _LEAST = 1e-5  # of a probability, before its logarithm
 _WAITING = 2**27  # probabilities that may wait for another process; more are done at once
 
 
 @dataclass(frozen=True)
-class Crf:
+class Crf(Stage):
     """Mean field of a fully connected CRF with Potts costs: one Gaussian kernel over place, one over place and colour.
-
-    Attributes:
-        iterations: of the mean field.
-        gaussian_width, gaussian_weight: of the first kernel; pixels of the photograph.
-        bilateral_width, bilateral_colour, bilateral_weight: of the second; pixels, grey levels.
-        prune: only classes that are most probable somewhere take part; the others are one rest of all their
-            probability, which no neighbour speaks for, and keep their order within it.
-        scale: 0.5 runs on half the height and width, with both widths halved.
-        backend: "pydensecrf" filters on a permutohedral lattice; "bilateral" on a grid, in torch, also on a GPU. "auto"
-            takes the first where it is installed. The two differ by some percent of the pixels; the run records which.
 
     CLIP's probabilities over many classes are nearly flat: with a weight of 10 small objects drown in what is around.
 
     Source: Krähenbühl, Koltun: Efficient Inference in Fully Connected CRFs, NeurIPS 2011 (arXiv 1210.5644), alg. 1;
-    symmetric normalisation; defaults of the thesis that started this project (3/3, 80/13/10).
+    symmetric normalisation. The defaults (3/3, 80/13/10) are those of García García: Open-Vocabulary Semantic
+    Segmentation for Generative AI, Master's thesis, Universidad de Zaragoza, 2025.
     """
 
-    replaces: ClassVar[frozenset[str]] = frozenset()
-    iterations: int = 10
-    gaussian_width: float = 3.0
-    gaussian_weight: float = 3.0
-    bilateral_width: float = 80.0
-    bilateral_colour: float = 13.0
-    bilateral_weight: float = 10.0
-    prune: bool = True
-    scale: float = 1.0
-    backend: str = "auto"
+    iterations: Annotated[int, Ge(1), Le(1000), Doc("of the mean field.")] = 10
+    gaussian_width: Annotated[float, Gt(0), Le(10_000), Doc("of the first kernel, in pixels of the photograph.")] = 3.0
+    gaussian_weight: Annotated[float, Ge(0), Le(10_000), Doc("of the first kernel.")] = 3.0
+    bilateral_width: Annotated[float, Gt(0), Le(10_000), Doc("of the second kernel, in pixels.")] = 80.0
+    bilateral_colour: Annotated[float, Gt(0), Le(10_000), Doc("of the second kernel, in grey levels.")] = 13.0
+    bilateral_weight: Annotated[float, Ge(0), Le(10_000), Doc("of the second kernel.")] = 10.0
+    prune: Annotated[
+        bool,
+        Doc(
+            "only classes that are most probable somewhere take part; the others are one rest of all their "
+            "probability, which no neighbour speaks for, and keep their order within it."
+        ),
+    ] = True
+    scale: Annotated[float, Gt(0), Le(1), Doc("0.5 runs on half the height and width, with both widths halved.")] = 1.0
+    backend: Annotated[
+        Literal["auto", "pydensecrf", "bilateral"],
+        Doc(
+            "`pydensecrf` filters on a permutohedral lattice; `bilateral` on a grid, in torch, also on a GPU. `auto` "
+            "takes the first where it is installed. The two differ by some percent of the pixels; the run says which."
+        ),
+    ] = "auto"
+    elsewhere: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.backend not in _BACKENDS:
-            raise ConfigError(unknown("crf.backend", self.backend, _BACKENDS))
         if self.backend == "auto":
             found = "pydensecrf" if importlib.util.find_spec("pydensecrf") else "bilateral"
             object.__setattr__(self, "backend", found)
-        widths = (self.gaussian_width, self.bilateral_width, self.bilateral_colour)
-        if self.iterations < 1 or min(widths) <= 0 or min(self.gaussian_weight, self.bilateral_weight) < 0:
-            raise ConfigError(f"{self}: iterations from 1, widths above 0, weights from 0")
-        if not 0 < self.scale <= 1:
-            raise ConfigError(f"crf.scale = {self.scale}: above 0, at most 1")
+        super().__post_init__()
 
     def probabilities(self, probabilities: Tensor, context: ImageContext) -> Tensor:
         """c h w → the posterior in the same shape, in place."""

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ovlabel.ops import self_scores
+from ovlabel.stages import Stage
 from ovlabel.types import WindowContext
 
 
 @dataclass(frozen=True)
-class Csa:
+class Csa(Stage):
     """softmax(q qᵀ / √d) + softmax(k kᵀ / √d): two terms, softmaxed apart and added, so rows sum to 2.
 
     [CLS] takes part; residual and feed-forward are kept (`encoder.last_block = "full"`).

@@ -8,11 +8,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from ovlabel.ops import self_scores
+from ovlabel.stages import Stage
 from ovlabel.types import WindowContext
 
 
 @dataclass(frozen=True)
-class Kk:
+class Kk(Stage):
     """softmax(k kᵀ / √d), one term; meant for `encoder.last_block = "attention"`.
 
     Source: Hajimiri, Ben Ayed, Dolz: NACLIP, WACV 2025 (arXiv 2404.08181).

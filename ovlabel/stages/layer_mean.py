@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, Literal
 
 import torch
+from annotated_doc import Doc
+from annotated_types import Ge, Le
 from torch import Tensor
 
-from ovlabel.errors import ConfigError, unknown
+from ovlabel.errors import ConfigError
 from ovlabel.ops import layer_at, self_scores
+from ovlabel.stages import Stage
 from ovlabel.types import Trace, WindowContext
 
 _LAYERS = (7, 8, 10)  # of twelve
@@ -17,26 +20,20 @@ _KINDS = ("csa", "plain")
 
 
 @dataclass(frozen=True)
-class LayerMean:
+class LayerMean(Stage):
     """(1 − λ) A + λ · mean over earlier layers of their own attention; meant behind `csa`, `last_block = "residual"`.
-
-    Attributes:
-        weight: λ, 0 … 1. layers: from 1; by default the 7th, 8th and 10th of twelve, in others at the same share.
-        kind: what is taken of them: "csa", softmax(q qᵀ) + softmax(k kᵀ), or "plain", softmax(q kᵀ).
 
     Source: Aydın et al.: ITACLIP, CVPR-W 2025 (arXiv 2411.12044), sec. 3.2, and its published code.
     """
 
-    replaces: ClassVar[frozenset[str]] = frozenset()
-    weight: float = 0.5
-    layers: tuple[int, ...] = ()
-    kind: str = "csa"
-
-    def __post_init__(self) -> None:
-        if self.kind not in _KINDS:
-            raise ConfigError(unknown("layer_mean.kind", self.kind, _KINDS))
-        if not 0 <= self.weight <= 1:
-            raise ConfigError(f"layer_mean.weight = {self.weight}: 0 … 1")
+    weight: Annotated[float, Ge(0), Le(1), Doc("λ, the earlier layers' share.")] = 0.5
+    layers: Annotated[
+        tuple[Annotated[int, Ge(1), Le(256)], ...],
+        Doc("from 1; none: the 7th, 8th and 10th of twelve, and in a model of another depth those at the same share."),
+    ] = ()
+    kind: Annotated[
+        Literal["csa", "plain"], Doc("what is taken of them: softmax(q qᵀ) + softmax(k kᵀ), or softmax(q kᵀ).")
+    ] = "csa"
 
     def attention(self, attention: Tensor, context: WindowContext) -> Tensor:
         """b heads n n → the same."""

@@ -4,45 +4,47 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
+from annotated_doc import Doc
+from annotated_types import Ge, Le
 from torch import Tensor
 
-from ovlabel.errors import ConfigError, WeightsError, unknown
+from ovlabel.errors import WeightsError
 from ovlabel.ops import enlarge, normalise
-from ovlabel.stages import _loftup_network
+from ovlabel.stages import Stage, _loftup_network
 from ovlabel.types import WindowContext
 
 _MODES = ("features", "transport", "blend")
 
 
 @dataclass(frozen=True)
-class Loftup:
+class Loftup(Stage):
     """Cross-attention from the window's pixels to its patches, by a trained network; each window by itself.
-
-    Attributes:
-        checkpoint: a file, or `hf-hub:owner/name`.
-        factor: cells a patch side; 16 is a cell a pixel, as the network was trained. The cost grows with its square.
-        mode: "features": what the network makes. "transport": the features that come in, each cell a mean of them by
-            the network's attention, so that they stay where text meets them. "blend": of the network's and bilinear.
-        weight: the network's share in a blend, 0 … 1.
 
     The public record does not agree on which CLIP features it was trained on; `ovlabel loftup` measures which of yours
     suit it. Source: Huang et al.: LoftUp, ICCV 2025 (arXiv 2504.14032).
     """
 
-    replaces: ClassVar[frozenset[str]] = frozenset()
-    checkpoint: str = _loftup_network.CHECKPOINT
-    factor: int = 4
-    mode: str = "transport"
-    weight: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.mode not in _MODES:
-            raise ConfigError(unknown("loftup.mode", self.mode, _MODES))
-        if self.factor < 1 or not 0 <= self.weight <= 1:
-            raise ConfigError(f"loftup.factor = {self.factor}, loftup.weight = {self.weight}: from 1, and 0 … 1")
+    checkpoint: Annotated[str, Doc("a file, or `hf-hub:owner/name`.")] = _loftup_network.CHECKPOINT
+    factor: Annotated[
+        int,
+        Ge(1),
+        Le(64),
+        Doc(
+            "cells on the side of a patch; 16 is a cell a pixel, as the network was trained. The cost grows with its "
+            "square."
+        ),
+    ] = 4
+    mode: Annotated[
+        Literal["features", "transport", "blend"],
+        Doc(
+            "`features`: what the network makes. `transport`: the features that come in, each cell a mean of them by "
+            "the network's attention, so that they stay where text meets them. `blend`: of the network's and bilinear."
+        ),
+    ] = "transport"
+    weight: Annotated[float, Ge(0), Le(1), Doc("the network's share in a blend.")] = 0.5
 
     def prepare(self, *, offline: bool) -> Path:
         """The checkpoint's file, found and read. Raises WeightsError."""

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_doc import Doc
+from annotated_types import Ge, Le
 from scipy import ndimage
 from torch import Tensor
 
-from ovlabel.errors import ConfigError
+from ovlabel.stages import Stage
 from ovlabel.types import ImageContext
 
 
 @dataclass(frozen=True)
-class MinArea:
+class MinArea(Stage):
     """Connected parts (8 neighbours) of fewer pixels take the label of the nearest pixel of a larger part.
-
-    Attributes:
-        pixels: the smallest part that stays, at image size.
 
     The stored confidence stays that of the label a pixel had before. An image that is all specks stays as it is.
 
     Source: none; the usual removal of small components.
     """
 
-    replaces: ClassVar[frozenset[str]] = frozenset()
-    pixels: int = 64
-
-    def __post_init__(self) -> None:
-        if self.pixels < 0:
-            raise ConfigError(f"min_area.pixels = {self.pixels}: a number of pixels")
+    pixels: Annotated[int, Ge(0), Le(2**28), Doc("the smallest part that stays, at image size.")] = 64
 
     def labels(self, labels: Tensor, context: ImageContext) -> Tensor:
         """int64 H W → the same."""

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
+from typing import Annotated
 
 import torch
+from annotated_doc import Doc
+from annotated_types import Gt, Le
 from torch import Tensor
 
-from ovlabel.errors import ConfigError
+from ovlabel.stages import Stage
 from ovlabel.types import WindowContext
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class Neighbours(Stage):
     """Adds exp(−‖p − q‖² / 2σ²) to the scores of patches p and q; [CLS]'s row and column get nothing.
-
-    Attributes:
-        sigma: width of the Gaussian, in patches.
 
     Source: Hajimiri, Ben Ayed, Dolz: NACLIP, WACV 2025 (arXiv 2404.08181), eq. 6. The prior is the Kronecker product
     of two one-dimensional Gaussians.
     """
 
-    replaces: ClassVar[frozenset[str]] = frozenset()
-    sigma: float = 5.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.sigma < math.inf:
-            raise ConfigError(f"neighbours.sigma = {self.sigma}: it must be positive and finite, in patches")
+    sigma: Annotated[float, Gt(0), Le(10_000), Doc("width of the Gaussian, in patches.")] = 5.0
 
     def scores(self, scores: Tensor, context: WindowContext) -> Tensor:
         """t b heads n n → the same, every term with the prior added."""

@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import torch.nn.functional as F
+from annotated_doc import Doc
+from annotated_types import Ge, Le
 from torch import Tensor
 
-from ovlabel.errors import ConfigError
 from ovlabel.ops import enlarge
+from ovlabel.stages import Stage
 from ovlabel.types import WindowContext
 
 
 @dataclass(frozen=True)
-class Pyramid:
+class Pyramid(Stage):
     """Cosines pooled by 2, 4, …; from the coarsest on, each level is α · finer + (1 − α) · what came before, enlarged.
-
-    Attributes:
-        weight: α, the finer level's share, 0 … 1. levels: how many, the patches' own among them.
 
     Not ResCLIP: no feedback (that is `sfr`). It pools the cosines that are there instead of encoding the image anew.
 
-    Source: the thesis that started this project, where a pyramid of three levels with α = 0.6 stands for ResCLIP's SFR.
+    Source: García García: Open-Vocabulary Semantic Segmentation for Generative AI, Master's thesis, Universidad de
+    Zaragoza, 2025, where a pyramid of three levels with α = 0.6 stands for ResCLIP's SFR.
     """
 
-    replaces: ClassVar[frozenset[str]] = frozenset()
-    weight: float = 0.6
-    levels: int = 3
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1 or self.levels < 1:
-            raise ConfigError(f"pyramid.weight = {self.weight}, pyramid.levels = {self.levels}: 0 … 1, and from 1")
+    weight: Annotated[float, Ge(0), Le(1), Doc("α, the finer level's share.")] = 0.6
+    levels: Annotated[int, Ge(1), Le(16), Doc("how many, the patches' own among them.")] = 3
 
     def similarity(self, cosines: Tensor, context: WindowContext) -> Tensor:
         """b q h w → the same."""

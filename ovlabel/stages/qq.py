@@ -8,11 +8,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from ovlabel.ops import self_scores
+from ovlabel.stages import Stage
 from ovlabel.types import WindowContext
 
 
 @dataclass(frozen=True)
-class Qq:
+class Qq(Stage):
     """softmax(q qᵀ / √d), one term; meant for `encoder.last_block = "attention"`.
 
     Source: Lan et al.: ClearCLIP, ECCV 2024 (arXiv 2407.12442).

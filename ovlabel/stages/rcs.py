@@ -3,39 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
+from annotated_doc import Doc
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from ovlabel.errors import ConfigError
 from ovlabel.ops import layer_at
+from ovlabel.stages import Stage
 from ovlabel.types import Trace, WindowContext
 
 _MIDDLE = (6, 7, 8, 9)  # of twelve
 
 
 @dataclass(frozen=True)
-class Rcs:
+class Rcs(Stage):
     """τ · ((1 − λ) A + λ · mean of the plain q-k attention of `layers`), head by head, [CLS] included.
-
-    Attributes:
-        layers: whose attention is averaged, from 1; by default the 6th to 9th of twelve, and in a model of another
-            depth those at the same share of it.
-        temperature: τ, in front of all; the rows add up to τ (of a base whose rows add up to 2: to τ (2 − λ)).
-            Every published config has 2, which the paper does not mention.
-        weight: λ, 0 … 1.
 
     Source: Yang, Deng, Li, Duan: ResCLIP, CVPR 2025 (arXiv 2411.15851), eq. 5 and 6; defaults of its COCO-Stuff config.
     """
 
-    replaces: ClassVar[frozenset[str]] = frozenset()
-    layers: tuple[int, ...] = ()
-    temperature: float = 2.0
-    weight: float = 0.4
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1 or self.temperature <= 0:
-            raise ConfigError(f"rcs.weight = {self.weight}, rcs.temperature = {self.temperature}: 0 … 1, and above 0")
+    layers: Annotated[
+        tuple[Annotated[int, Ge(1), Le(256)], ...],
+        Doc(
+            "whose attention is averaged, from 1; none: the 6th to 9th of twelve, and in a model of another depth "
+            "those at the same share of it."
+        ),
+    ] = ()
+    temperature: Annotated[
+        float,
+        Gt(0),
+        Le(10_000),
+        Doc(
+            "τ, in front of all; rows add up to τ (of a base whose rows add up to 2: to τ (2 − λ)). Every published "
+            "config has 2, which the paper does not mention."
+        ),
+    ] = 2.0
+    weight: Annotated[float, Ge(0), Le(1), Doc("λ, the middle layers' share.")] = 0.4
 
     def attention(self, attention: Tensor, context: WindowContext) -> Tensor:
         """b heads n n → the same."""

@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import torch
+from annotated_doc import Doc
+from annotated_types import Ge, Le
 from torch import Tensor
 
-from ovlabel.errors import ConfigError
 from ovlabel.ops import enlarge, normalise
+from ovlabel.stages import Stage
 from ovlabel.types import WindowContext
 
 
 @dataclass(frozen=True)
-class Regional:
+class Regional(Stage):
     """(1 − ρ) cosines + ρ · cosines of regions, interpolated between the regions' centres.
 
     A window's grid is cut into `side` × `side` regions. For each, a copy of the class token goes through CLIP's blocks
     and sees only its region's patches and itself; patches never see it. The regions' cosines are brought to the mean
     and the spread that the patches' have, as the two kinds lie at different heights.
 
-    Attributes:
-        weight: ρ, 0 … 1. side: regions on each side of a window.
-
     Source: none that is published. The region tokens are those of CLIP-RC (Zhang et al., CVPR 2024), which trains its
     own; this is a form of them without training.
     """
 
-    replaces: ClassVar[frozenset[str]] = frozenset()
-    weight: float = 0.25
-    side: int = 4
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1 or self.side < 1:
-            raise ConfigError(f"regional.weight = {self.weight}, regional.side = {self.side}: 0 … 1, and from 1")
+    weight: Annotated[float, Ge(0), Le(1), Doc("ρ, the regions' share.")] = 0.25
+    side: Annotated[int, Ge(1), Le(64), Doc("regions on each side of a window.")] = 4
 
     def similarity(self, cosines: Tensor, context: WindowContext) -> Tensor:
         """b q h w → the same."""

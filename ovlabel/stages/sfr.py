@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_doc import Doc
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from ovlabel.errors import ConfigError, unknown
+from ovlabel.errors import ConfigError
 from ovlabel.ops import enlarge, pamr, pamr_weights
+from ovlabel.stages import Stage
 from ovlabel.types import WindowContext
 
 _DILATIONS, _ITERATIONS = (8, 16), 10
@@ -19,41 +22,30 @@ _RIVALS = 2  # repaired: queries that are among so many best of any patch are re
 
 
 @dataclass(frozen=True)
-class Sfr:
+class Sfr(Stage):
     """τ · ((1 − λ) scores + λ Ŝ), where Ŝ is high between patches to which a first pass gives one label.
 
     The first pass goes through all later edits of scores and attention: its cosines, refined by PAMR on the window's
     pixels, give each pixel its best query and each patch its most frequent one. Patches of one query are near; less so
     if the straight way between them leaves it.
 
-    Attributes:
-        mode: "literal" does what the authors' code does; "repaired" what it means to do: the whole way is looked at and
-            not only its first part, the blur is two-dimensional instead of running on across rows, rows are scaled to
-            a maximum of 1 each instead of all by the largest, and nothing is rounded to half precision. It also
-            refines only queries that are among the two best of some patch, the others as one unrefined rest.
-        threshold: pixels of less probability count as query 0.
-        temperature: τ. weight: λ, 0 … 1. sigma: of the blur, in patches.
+    `mode = "literal"` does what the authors' code does; `"repaired"` what it means to do: the whole way is looked at
+    and not only its first part, the blur is two-dimensional instead of running on across rows, rows are scaled to a
+    maximum of 1 each instead of all by the largest, and nothing is rounded to half precision. It also refines only
+    queries that are among the two best of some patch, the others as one unrefined rest.
 
     Source: Yang, Deng, Li, Duan: ResCLIP, CVPR 2025 (arXiv 2411.15851), eq. 7 to 11, and its published code, which runs
     PAMR in the loop; defaults of its COCO-Stuff config.
     """
 
-    replaces: ClassVar[frozenset[str]] = frozenset()
     rescales: ClassVar[frozenset[str]] = frozenset({"scores"})
-    mode: str = "literal"
-    threshold: float = 0.11
-    temperature: float = 1.8
-    weight: float = 0.7
-    sigma: float = 5.0
-
-    def __post_init__(self) -> None:
-        if self.mode not in _MODES:
-            raise ConfigError(unknown("sfr.mode", self.mode, _MODES))
-        if not 0 <= self.weight <= 1 or self.temperature <= 0 or self.sigma <= 0 or not 0 <= self.threshold <= 1:
-            raise ConfigError(
-                f"sfr: weight {self.weight} and threshold {self.threshold} are 0 … 1, temperature {self.temperature} "
-                f"and sigma {self.sigma} above 0"
-            )
+    mode: Annotated[
+        Literal["literal", "repaired"], Doc("what the authors' code does, or what it means to do; see above.")
+    ] = "literal"
+    threshold: Annotated[float, Ge(0), Le(1), Doc("pixels of less probability count as query 0.")] = 0.11
+    temperature: Annotated[float, Gt(0), Le(10_000), Doc("τ, in front of all.")] = 1.8
+    weight: Annotated[float, Ge(0), Le(1), Doc("λ, the share of the feedback.")] = 0.7
+    sigma: Annotated[float, Gt(0), Le(10_000), Doc("width of the blur, in patches.")] = 5.0
 
     def scores(self, scores: Tensor, context: WindowContext) -> Tensor:
         """t b heads n n → the same, every term with the feedback; [CLS] gets none."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
+from annotated_doc import Doc
+from annotated_types import Ge, Lt
 from torch import Tensor
 
-from ovlabel.errors import ConfigError
+from ovlabel.stages import Stage
 from ovlabel.types import ImageContext
 
 _STEPS, _LEAST, _MOST = 30, 0.05, 50.0
@@ -15,24 +17,16 @@ _SAMPLES = 4096  # pixels that are looked at
 
 
 @dataclass(frozen=True)
-class Sharpen:
+class Sharpen(Stage):
     """Scales an image's logits by one factor, so that the mean probability of its winners is `target`.
 
     By itself it can't change a label: it moves thresholds, the CRF and what `max` merging compares. It makes a
     threshold mean the same for 20 classes and for 171.
 
-    Attributes:
-        target: mean probability of the winning query, 0 … 1; 0 changes nothing.
-
     Source: none that is published; temperature scaling as in Guo et al. 2017 (arXiv 1706.04599), without labels.
     """
 
-    replaces: ClassVar[frozenset[str]] = frozenset()
-    target: float = 0.6
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.target < 1:
-            raise ConfigError(f"sharpen.target = {self.target}: 0 … 1, without 1")
+    target: Annotated[float, Ge(0), Lt(1), Doc("mean probability of the winning query; 0 changes nothing.")] = 0.6
 
     def logits(self, logits: Tensor, context: ImageContext) -> Tensor:
         """q H W cosines → the same, in place."""

@@ -4,37 +4,36 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import torch
+from annotated_doc import Doc
+from annotated_types import Ge, Le, MaxLen, MinLen
 from torch import Tensor
 
-from ovlabel.errors import ConfigError
 from ovlabel.ops import bands, enlarge, pamr, pamr_weights
+from ovlabel.stages import Stage
 from ovlabel.types import ImageContext
 
 _BAND_VALUES = 2**24  # cosines looked at together
 
 
 @dataclass(frozen=True)
-class Smooth:
+class Smooth(Stage):
     """PAMR where the entropy of the probabilities is above a share of its greatest; elsewhere nothing changes.
-
-    Attributes:
-        entropy: the share, 0 … 1; 1 changes nothing. iterations, dilations: as in `pamr`.
 
     Takes two copies of the maps. Source: none that is published; the gate is this project's, the mean is PAMR's
     (Araslanov & Roth, CVPR 2020).
     """
 
-    replaces: ClassVar[frozenset[str]] = frozenset()
-    entropy: float = 0.3
-    iterations: int = 10
-    dilations: tuple[int, ...] = (1, 2, 4, 8)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.entropy <= 1 or self.iterations < 1 or not self.dilations or min(self.dilations) < 1:
-            raise ConfigError(f"{self}: entropy 0 … 1, whole numbers from 1")
+    entropy: Annotated[float, Ge(0), Le(1), Doc("the share of the greatest entropy; 1 changes nothing.")] = 0.3
+    iterations: Annotated[int, Ge(1), Le(1000), Doc("how often, as in `pamr`.")] = 10
+    dilations: Annotated[
+        tuple[Annotated[int, Ge(1), Le(4096)], ...],
+        MinLen(1),
+        MaxLen(16),
+        Doc("how far the eight neighbours lie, in pixels of the maps, one ring each, as in `pamr`."),
+    ] = (1, 2, 4, 8)
 
     def logits(self, logits: Tensor, context: ImageContext) -> Tensor:
         """q H W cosines → the same, in place."""

@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_doc import Doc
+from annotated_types import Ge, Le
 from torch import Tensor
 
-from ovlabel.errors import ConfigError
 from ovlabel.ops import self_scores
+from ovlabel.stages import Stage
 from ovlabel.types import WindowContext
 
 
 @dataclass(frozen=True)
-class StaticCalibration:
+class StaticCalibration(Stage):
     """Patches take, block by block, what a self-correlation of the original path gathers; no feed-forward.
 
     The path starts as a copy of what enters the first of the last `blocks` blocks. In each, queries, keys and values
     are the original path's, the attention is ⅓ (softmax(q qᵀ) + softmax(k kᵀ) + softmax(v vᵀ)), summed over heads and
     shared by all of them. [CLS] stays the original path's.
 
-    Attributes:
-        blocks: how many, from the last.
-
     Source: Yang et al.: ExCEL, CVPR 2025 (arXiv 2503.20826), sec. 3.3 (SVC), without its normalisation over tokens,
     which presumes that the image's classes are known; the dual path is CLIP Surgery's (Li et al., 2023).
     """
 
     replaces: ClassVar[frozenset[str]] = frozenset({"block"})
-    blocks: int = 5
-
-    def __post_init__(self) -> None:
-        if self.blocks < 1:
-            raise ConfigError(f"static_calibration.blocks = {self.blocks}: from 1")
+    blocks: Annotated[int, Ge(1), Le(256), Doc("how many, counted from the last.")] = 5
 
     def block(self, block: Tensor, context: WindowContext) -> Tensor:
         """b n width → the same, patches from the second path."""

@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_doc import Doc
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from ovlabel.errors import ConfigError
+from ovlabel.stages import Stage
 from ovlabel.types import WindowContext
 
 
 @dataclass(frozen=True)
-class Upsample:
+class Upsample(Stage):
     """Each cell of a finer grid takes the mean of the patches around it, nearer and more alike in colour counting more.
-
-    Attributes:
-        factor: how much finer. radius: patches looked at on each side.
-        sigma_space: width of the Gaussian over distance, in patches.
-        sigma_colour: width of the Gaussian over colour, in the model's normalised units (0.25 is some 17 grey levels).
 
     Source: Kopf, Cohen, Lischinski, Uyttendaele: Joint Bilateral Upsampling, SIGGRAPH 2007, eq. 3.
     """
 
-    replaces: ClassVar[frozenset[str]] = frozenset()
-    factor: int = 4
-    radius: int = 2
-    sigma_space: float = 0.75
-    sigma_colour: float = 0.25
-
-    def __post_init__(self) -> None:
-        if self.factor < 1 or self.radius < 1 or self.sigma_space <= 0 or self.sigma_colour <= 0:
-            raise ConfigError(f"{self}: whole numbers from 1, widths above 0")
+    factor: Annotated[int, Ge(1), Le(64), Doc("how much finer the new grid is.")] = 4
+    radius: Annotated[int, Ge(1), Le(64), Doc("patches looked at on each side.")] = 2
+    sigma_space: Annotated[float, Gt(0), Le(10_000), Doc("width of the Gaussian over distance, in patches.")] = 0.75
+    sigma_colour: Annotated[
+        float,
+        Gt(0),
+        Le(10_000),
+        Doc("width of the Gaussian over colour, in the model's normalised units (0.25 is some 17 grey levels)."),
+    ] = 0.25
 
     def similarity(self, cosines: Tensor, context: WindowContext) -> Tensor:
         """b q h w → b q h·factor w·factor."""

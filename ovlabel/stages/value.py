@@ -8,11 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ovlabel.stages import Stage
 from ovlabel.types import WindowContext
 
 
 @dataclass(frozen=True)
-class Value:
+class Value(Stage):
     """Attention = identity: the block gives out_proj(v) token by token; meant for `encoder.last_block = "attention"`.
 
     Source: Zhou, Loy, Dai: Extract Free Dense Labels from CLIP, ECCV 2022 (arXiv 2112.01071), without its key

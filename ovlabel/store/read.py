@@ -63,29 +63,11 @@ class StoredImage:
         record: size, place and checksums of the image, from its commit.
 
     Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> import numpy as np
-        >>> from ovlabel.store.manifest import Manifest
-        >>> from ovlabel.store.record import Record
-        >>> from ovlabel.store.write import writing
-        >>> from ovlabel.text.vocabulary import load_vocabulary
-        >>> from ovlabel.types import Annotation
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> run = {"store": {"probabilities": "none"}}
-        >>> words = load_vocabulary("classes:cat, dog")
-        >>> labels = np.array([[0, 1, 1]], np.uint8)
-        >>> annotation = Annotation(labels, 51 * (labels + 3), None, None, labels.shape)
-        >>> make = lambda: Manifest.new(folder / "s.zarr", folder, words, run, written={})
-        >>> with writing(folder / "s.zarr", create=make) as store:
-        ...     store.commit([(Record("a.jpg", size=100, mtime_ns=0), annotation)])
-        >>> image = open_store(folder / "s.zarr")["a.jpg"]
-        >>> image.labels.tolist(), image.path.name
-        ([[0, 1, 1]], 'a.jpg')
-        >>> image.confidence.round(2).tolist() == np.float32([[0.6, 0.8, 0.8]]).tolist()
-        True
-        >>> image.probabilities is None  # this store keeps none
-        True
+        >>> import ovlabel, tempfile
+        >>> from ovlabel.store.example import write_example
+        >>> store = ovlabel.open_store(write_example(tempfile.mkdtemp()) / "images.ovlabel.zarr")
+        >>> store["b.png"].labels.tolist(), float(store["b.png"].confidence.max())
+        ([[2, 2], [1, 0]], 1.0)
     """
 
     def __init__(self, store: Store, record: Record) -> None:
@@ -170,22 +152,11 @@ class Store(Mapping[str, StoredImage]):
         damaged: chunk → why its commit record does not count.
 
     Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from ovlabel.store.manifest import Manifest
-        >>> from ovlabel.store.record import Record
-        >>> from ovlabel.store.write import writing
-        >>> from ovlabel.text.vocabulary import load_vocabulary
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> run = {"store": {"probabilities": "none"}}
-        >>> words = load_vocabulary("classes:cat, dog")
-        >>> make = lambda: Manifest.new(folder / "s.zarr", folder, words, run, written={})
-        >>> failure = Record("a.jpg", size=0, mtime_ns=0, outcome="failed", stage="open", error="the file is empty")
-        >>> with writing(folder / "s.zarr", create=make) as store:
-        ...     store.commit([(failure, None)])
-        >>> store = open_store(folder / "s.zarr")
-        >>> [entry.name for entry in store.classes], list(store), store.failed["a.jpg"].error
-        (['cat', 'dog'], [], 'the file is empty')
+        >>> import ovlabel, tempfile
+        >>> from ovlabel.store.example import write_example
+        >>> store = ovlabel.open_store(write_example(tempfile.mkdtemp()) / "images.ovlabel.zarr")
+        >>> list(store), store.classes[2].name, store["a.png"].labels.shape
+        (['a.png', 'b.png'], 'grass', (2, 2))
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:

@@ -46,17 +46,10 @@ def verify(store: Store | str | Path, on_image: Callable[[Record], None] | None 
         StoreError: there is no store, or it can't be read.
 
     Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from ovlabel.store.manifest import Manifest
-        >>> from ovlabel.text.vocabulary import load_vocabulary
-        >>> path = Path(tempfile.mkdtemp()) / "s.zarr"
-        >>> words, run = load_vocabulary("classes:cat, dog"), {"store": {"probabilities": "none"}}
-        >>> with writing(path, create=lambda: Manifest.new(path, path.parent, words, run, written={})):
-        ...     pass
-        >>> report = verify(path)
-        >>> report.images, report.clean
-        (0, True)
+        >>> import ovlabel, tempfile
+        >>> from ovlabel.store.example import write_example
+        >>> ovlabel.verify(write_example(tempfile.mkdtemp()) / "images.ovlabel.zarr").clean
+        True
     """
     store = store if isinstance(store, Store) else open_store(store)
     bad = {}

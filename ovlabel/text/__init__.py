@@ -1,1 +1,1 @@
-"""What is asked of the model: vocabularies, templates, prompts, and their embeddings."""
+"""The text side of a run: vocabularies, templates, the prompts made of them, and the embeddings of the prompts."""

@@ -1,4 +1,7 @@
-"""Descriptions of classes, written by a language model that the user names, or read from a file of its answers."""
+"""Descriptions of classes by a language model: asked of a server that the user names, or read from a file of answers.
+
+Used by `ovlabel vocab describe`. Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,25 @@ _ASK = (
     "parts, surroundings. Every sentence names it. Answer with the sentences only, one a line."
 )
 _SECONDS = 60
-_ANSWER = 2**20  # bytes of an endpoint's answer
+_ANSWER = 2**20  # the most bytes that are read of a server's answer
 _FAILED = (OSError, http.client.HTTPException, ValueError, KeyError, IndexError, TypeError, RecursionError)
 
 
 def ask(names: Sequence[str], endpoint: str, model: str, count: int, key: str = "") -> dict[str, list[str]]:
-    """`count` sentences for every name, from an OpenAI-compatible endpoint ("http://localhost:8000/v1").
+    """Ask a language model to describe classes.
+
+    Args:
+        names: of the classes; each is asked for in a request of its own.
+        endpoint: the URL of an API compatible with OpenAI's, such as "http://localhost:8000/v1".
+        model: the name of the model there.
+        count: the most sentences for each class.
+        key: sent as a bearer token, unless empty.
+
+    Returns:
+        The sentences for each name.
 
     Raises:
-        ConfigError: no answer, or one that holds no sentences.
+        ConfigError: no answer came, or one without sentences.
     """
     return {name: _asked(name, endpoint, model, count, key) for name in names}
 
@@ -48,7 +61,7 @@ def _asked(name: str, endpoint: str, model: str, count: int, key: str) -> list[s
 
 
 def _sentences(text: str, name: str) -> list[str]:
-    """The lines without numbers, bullets and quotes around them."""
+    """The lines of an answer without numbers, bullets and quotation marks around them, each once."""
     lines = [re.sub(r'^[\s\-*•\d.)"]+|(?<!["\s])["\s]++$', "", line) for line in text.splitlines()]
     found = [line for line in dict.fromkeys(lines) if line]
     if not found:
@@ -57,10 +70,19 @@ def _sentences(text: str, name: str) -> list[str]:
 
 
 def read_answers(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
-    """A file of answers: "class: sentence" a line, or a class' name on a line of its own and its sentences below.
+    """Read a file of a language model's answers.
+
+    A line is "class: sentence", or the name of a class, or a sentence that belongs to the class named last.
+
+    Args:
+        path: the file.
+        names: the names of the classes.
+
+    Returns:
+        The sentences for each name.
 
     Raises:
-        ConfigError: a sentence before any class, or a class without one.
+        ConfigError: the file can't be read, has a sentence before any class, or no sentence for some class.
     """
     lines = read_text(path).splitlines()
     found: dict[str, list[str]] = {}
@@ -80,9 +102,17 @@ def read_answers(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def write(path: Path, said: dict[str, list[str]]) -> None:
-    """A description file (`text.descriptions`). Raises ConfigError where it can't be written."""
-    quoted = {name: [json.dumps(s, ensure_ascii=False) for s in sentences] for name, sentences in said.items()}
+def write(path: Path, descriptions: dict[str, list[str]]) -> None:
+    """Write a description file, for the setting `text.descriptions`.
+
+    Args:
+        path: the file; replaced if it exists.
+        descriptions: the sentences for each class, by its name.
+
+    Raises:
+        ConfigError: it can't be written.
+    """
+    quoted = {name: [json.dumps(s, ensure_ascii=False) for s in sentences] for name, sentences in descriptions.items()}
     blocks = [
         f"{json.dumps(name, ensure_ascii=False)} = [\n" + "".join(f"    {s},\n" for s in sentences) + "]\n"
         for name, sentences in quoted.items()
@@ -94,5 +124,5 @@ def write(path: Path, said: dict[str, list[str]]) -> None:
 
 
 def api_key() -> str:
-    """$OPENAI_API_KEY, or nothing."""
+    """The value of $OPENAI_API_KEY; empty if it is not set."""
     return os.environ.get("OPENAI_API_KEY", "")

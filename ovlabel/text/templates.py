@@ -1,4 +1,4 @@
-"""Template sets: sentences with `{}` for the name of a class."""
+"""Template sets: sentences with `{}` in place of the name of a class. Standard library only."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ from ovlabel.errors import ConfigError, short, shown, unknown
 from ovlabel.files import read_toml
 from ovlabel.text.vocabulary import KINDS, check_sentences, data_folder, typed
 
-_TEMPLATES = 1000  # sentences of a kind, at the most
+_TEMPLATES = 1000  # the most sentences of a kind
 
 
 @dataclass(frozen=True)
 class Templates:
-    """Sentences with `{}` for the name, by kind; `adaptive` reads names as a person says them."""
+    """A template set.
+
+    Attributes:
+        name: the built-in name, or the file's name without its ending.
+        title: one line that describes it.
+        by_kind: sentences with one `{}` each, for "stuff", "thing" and "material".
+        adaptive: put names into the sentences as a person says them ("brick wall" for "wall-brick").
+    """
 
     name: str
     title: str
@@ -31,7 +38,18 @@ def template_names() -> list[str]:
 
 
 def load_templates(name: str) -> Templates:
-    """A template set by built-in name or path. Raises ConfigError."""
+    """Load a template set.
+
+    Args:
+        name: a built-in name, or the path of a TOML file.
+
+    Raises:
+        ConfigError: an unknown name, or a file that holds no template set.
+
+    Example:
+        >>> load_templates("simple").by_kind["thing"]
+        ('a photo of a {}.',)
+    """
     path = data_folder("templates") / f"{name}.toml" if name in template_names() else Path(os.path.expanduser(name))
     if not os.path.isfile(path):
         if path.suffix or path.parent != Path("."):

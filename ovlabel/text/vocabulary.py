@@ -1,8 +1,8 @@
-"""Vocabularies and templates: from files to the sentences that are asked of the text tower.
+"""Vocabularies: the classes of a run, read from a TOML file, a text file with a class on each line, or a list.
 
-A vocabulary is a list of classes; a class has a name, a kind and one query or more; a query becomes one prompt per
-template. Standard library only, so that listing and comparing vocabularies never imports torch; the encoding of the
-prompts is `ovlabel.text`.
+A vocabulary is a list of classes in label order. A class has a name, a kind and at least one query, a name under which
+the model looks for it. `prompts` puts queries into templates, `bank` embeds the resulting prompts. Standard library
+only, so that vocabularies are listed and compared without importing torch.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ovlabel.files import read_text, read_toml
 
 KINDS = ("stuff", "thing", "material")
 INLINE = "classes:"  # text.vocabulary = "classes:cat, dog, grass"
-MOST_CLASSES = 65_534  # of 16 bits, less the two labels that are no class
-_NAME, _SENTENCE = 200, 2000  # letters of a name and of a sentence (CLIP reads some 300)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")  # what no file can hold as it is
+MOST_CLASSES = 65_534  # labels have 16 bits, and two of their values are no class
+_NAME, _SENTENCE = 200, 2000  # most characters of a name and of a sentence (CLIP reads about 300)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")  # not allowed in names
 _T = TypeVar("_T")
 _KIND_NAMES: dict[type, str] = {bool: "true or false", int: "a whole number", str: "a string in quotes"}
 _PACKAGE = Path(__file__).parents[1]
@@ -33,18 +33,21 @@ _LEFTOVERS = {"merged", "other", "stuff"}
 
 @dataclass(frozen=True)
 class VocabularyClass:
-    """One class.
+    """A class of a vocabulary.
 
     Attributes:
-        name: the class' name, a string as written in the file.
-        kind: "stuff", "thing" or "material"; picks the adaptive templates.
-        synonyms: further names asked of the model beside `name`.
-        queries: what is asked instead of name and synonyms (a background's words).
-        phrase: the name as a person says it ("traffic light"); read by adaptive templates.
-        id: the dataset's own id. colour: RGB, 0 to 255. group: supercategory.
-        threshold: least probability, 0 to 1, for a pixel to keep this label; the run's own applies where it is higher.
-        prompts: sentences or templates ("a photo of a {}.") that replace the template file's.
-        contexts: where it is found ("on a desk"): asked too, as "mouse on a desk".
+        name: its name, as written in the file.
+        kind: "stuff", "thing" or "material"; template sets have sentences for each.
+        synonyms: further names under which the model looks for it.
+        queries: replace name and synonyms there, such as the words that make up a background.
+        phrase: its name as a person says it ("traffic light"), for adaptive templates.
+        id: its number in the dataset, or None.
+        colour: RGB, each 0 to 255, or None.
+        threshold: the least probability, 0 to 1, at which a pixel keeps this label, or None; the run's own threshold
+            applies if it is higher.
+        group: its supercategory, or "".
+        prompts: sentences, or templates with `{}`, that replace those of the template set.
+        contexts: where it is found ("on a desk"); each makes a further query, such as "mouse on a desk".
     """
 
     name: str
@@ -61,13 +64,21 @@ class VocabularyClass:
 
     @property
     def asked(self) -> tuple[str, ...]:
-        """The names that are asked of the model."""
+        """The names under which the model looks for it."""
         return self.queries or (self.name, *self.synonyms)
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Classes in label order; `background` is the index of the background class (0), or None."""
+    """A vocabulary.
+
+    Attributes:
+        name: its built-in name, the file's name without its ending, or "classes".
+        title: one line that describes it.
+        source: where its classes come from.
+        classes: in label order.
+        background: the index of the background class (0), or None.
+    """
 
     name: str
     title: str
@@ -77,7 +88,7 @@ class Vocabulary:
 
     @property
     def colours(self) -> list[tuple[int, int, int]]:
-        """One RGB colour a class: its own, or one far from its neighbours'; background is black."""
+        """An RGB colour for each class: its own, black for a background, else one that differs much from the others."""
         far = _spread(len(self.classes))
         own = [entry.colour or colour for entry, colour in zip(self.classes, far, strict=True)]
         if self.background is not None and self.classes[self.background].colour is None:
@@ -85,7 +96,7 @@ class Vocabulary:
         return own
 
     def content(self) -> dict[str, Any]:
-        """All that can change a result or its reading, as plain JSON values."""
+        """All of it that can change labels or their meaning, as plain JSON values."""
         classes = [
             {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(c).items() if v not in (None, "", ())}
             for c in self.classes
@@ -99,10 +110,18 @@ def vocabulary_names() -> list[str]:
 
 
 def load_vocabulary(name: str) -> Vocabulary:
-    """A vocabulary by built-in name, path (`.toml`, or a class-a-line text file), or "classes:cat, dog".
+    """Load a vocabulary.
+
+    Args:
+        name: a built-in name; the path of a TOML file, or of a text file with a class on each line, synonyms after
+            commas; or "classes:" and names, separated by commas or semicolons.
 
     Raises:
-        ConfigError: no such vocabulary, or a file that does not hold one; names the file and the class.
+        ConfigError: an unknown name, or a file that holds no vocabulary; the message names the file and the class.
+
+    Example:
+        >>> [entry.name for entry in load_vocabulary("classes:cat, dog, grass").classes]
+        ['cat', 'dog', 'grass']
     """
     if name.startswith(INLINE):
         return _inline(name.removeprefix(INLINE))
@@ -117,7 +136,15 @@ def load_vocabulary(name: str) -> Vocabulary:
 
 
 def check_names(where: str, names: Iterable[str]) -> None:
-    """Raise ConfigError for a name that is too long or holds a control character."""
+    """Check that names are short and printable, because exports write them into files of many formats.
+
+    Args:
+        where: where the names are from, for messages.
+        names: the names.
+
+    Raises:
+        ConfigError: a name that is too long or contains a control character.
+    """
     for name in names:
         if len(name) > _NAME:
             raise ConfigError(f"{where}: {short(name)} has {len(name)} letters; the most for a name is {_NAME}")
@@ -126,7 +153,15 @@ def check_names(where: str, names: Iterable[str]) -> None:
 
 
 def check_sentences(where: str, sentences: Iterable[str]) -> None:
-    """A sentence may be written on several lines; a name may not."""
+    """Check that sentences are short and printable. Unlike a name, a sentence may have line breaks and tabs.
+
+    Args:
+        where: where the sentences are from, for messages.
+        sentences: the sentences.
+
+    Raises:
+        ConfigError: a sentence that is too long or contains another control character.
+    """
     for sentence in sentences:
         if len(sentence) > _SENTENCE:
             raise ConfigError(f"{where}: a sentence has {len(sentence)} letters ({short(sentence)}), not {_SENTENCE}")
@@ -135,7 +170,7 @@ def check_sentences(where: str, sentences: Iterable[str]) -> None:
 
 
 def _checked(where: object, vocabulary: Vocabulary) -> Vocabulary:
-    """The vocabulary, if its labels fit 16 bits and its names fit on a line of any file that is written of them."""
+    """The vocabulary, if labels of 16 bits have room for its classes, and its names are valid and differ."""
     count = len(vocabulary.classes)
     if count > MOST_CLASSES:
         raise ConfigError(f"{where} holds {count} classes; labels of 16 bits have room for {MOST_CLASSES}")
@@ -150,7 +185,12 @@ def _checked(where: object, vocabulary: Vocabulary) -> Vocabulary:
 
 
 def check(vocabulary: Vocabulary) -> list[str]:
-    """What a person should look at: queries that two classes share, names that repeat inside a class."""
+    """Look for classes that the model can't tell apart.
+
+    Returns:
+        A sentence for each problem: a query of two classes, queries that differ only in spelling, a name with several
+        meanings, an id that occurs twice.
+    """
     owners: dict[str, list[str]] = {}
     for entry in vocabulary.classes:
         for name in entry.asked:
@@ -173,7 +213,7 @@ def check(vocabulary: Vocabulary) -> list[str]:
     return found
 
 
-_AMBIGUOUS = {  # names that a photograph can show in more than one sense
+_AMBIGUOUS = {  # names of things of several kinds, and what these kinds are
     "bat": "animal, sports", "bank": "river, money", "base": "of a column, sports", "bow": "ribbon, weapon, ship",
     "case": "luggage, cabinet", "club": "golf, place", "counter": "kitchen, device", "crane": "bird, machine",
     "fan": "device, person", "glass": "material, vessel", "jam": "food, traffic", "kite": "toy, bird",
@@ -186,7 +226,7 @@ _AMBIGUOUS = {  # names that a photograph can show in more than one sense
 
 
 def _stem(name: str) -> str:
-    """Without case, hyphens, spaces, articles and a plural's s."""
+    """A name without case, hyphens, spaces, articles and the s of a plural."""
     letters = re.sub(r"^(a|an|the) ", "", name.lower())
     return re.sub(r"[^a-z0-9]", "", letters).removesuffix("s") or name
 
@@ -202,7 +242,7 @@ def read_name(name: str) -> str:
 
 
 def data_folder(folder: str) -> Path:
-    """`vocabularies/` or `templates/`: inside the package once installed, beside it in a checkout."""
+    """The folder `vocabularies` or `templates`: inside the package if installed, beside it in a checkout."""
     inside = _PACKAGE / folder
     return inside if inside.is_dir() else _PACKAGE.parent / folder
 
@@ -258,7 +298,18 @@ def _entry(path: Path, index: int, table: Mapping[str, Any]) -> VocabularyClass:
 
 
 def typed(where: object, table: Mapping[str, Any], key: str, kind: type[_T], default: _T) -> _T:
-    """A value of the table, which must be of this type."""
+    """A value of a table that was read from a file.
+
+    Args:
+        where: what is read, for messages.
+        table: the content of the file, or a part of it.
+        key: of the value.
+        kind: the type that it must have: bool, int or str.
+        default: the value if the table does not have the key.
+
+    Raises:
+        ConfigError: it has another type.
+    """
     value = table.get(key, default)
     if type(value) is not kind:
         raise ConfigError(f"{where}: {key} must be {_KIND_NAMES[kind]}, not {shown(value)}")
@@ -266,7 +317,7 @@ def typed(where: object, table: Mapping[str, Any], key: str, kind: type[_T], def
 
 
 def _from_lines(path: Path) -> Vocabulary:
-    """A class-a-line text file as the SCLIP family publishes them; synonyms behind commas or semicolons."""
+    """Read a text file as SCLIP and others publish them: a class on each line, synonyms after commas or semicolons."""
     lines = read_text(path).splitlines()
     split = [names for line in lines if (names := _split(line))]
     if not split:
@@ -297,7 +348,7 @@ def _split(line: str) -> list[str]:
 
 @cache
 def _known_kinds() -> dict[str, str]:
-    """Kinds of the names that the built-in vocabularies know, for lists that state none."""
+    """The kinds of the names in two built-in vocabularies, for vocabularies that state no kinds."""
     kinds: dict[str, str] = {}
     for name in ("coco-stuff", "ade20k"):
         for entry in load_vocabulary(name).classes:
@@ -308,7 +359,7 @@ def _known_kinds() -> dict[str, str]:
 
 @cache
 def _spread(count: int) -> tuple[tuple[int, int, int], ...]:
-    """`count` colours far from each other and from black and white: each the farthest from those before it."""
+    """Colours that differ much from each other, black and white; each is the farthest from all before it."""
     levels = (0, 50, 100, 155, 205, 255)
     free = [(r, g, b) for r in levels for g in levels for b in levels]
     distance = {colour: min(_apart(colour, (0, 0, 0)), _apart(colour, (255, 255, 255))) for colour in free}
@@ -323,7 +374,7 @@ def _spread(count: int) -> tuple[tuple[int, int, int], ...]:
 
 
 def _apart(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
-    """How different two colours look: Riemersma's weighted RGB distance."""
+    """How different two colours look: the weighted RGB distance of T. Riemersma, "Colour metric" (compuphase.com)."""
     red = (one[0] + other[0]) / 2
     squares = [(a - b) ** 2 for a, b in zip(one, other, strict=True)]
     return (2 + red / 256) * squares[0] + 4 * squares[1] + (2 + (255 - red) / 256) * squares[2]

@@ -26,7 +26,7 @@ from PIL import Image
 import ovlabel
 from ovlabel.settings.keys import StageConfig, stage_names
 from ovlabel.spine.segmenter import Segmenter
-from ovlabel.spine.stack import Stack, levels_of, make_stage
+from ovlabel.spine.stack import Stack, make_stage
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "photographs"
 WINDOWS = {"encoder.last_block": "attention", "tiling.short_side": 336}
@@ -57,7 +57,7 @@ def timed(stage: Any, spent: dict[str, float], name: str) -> Any:
 
         return method
 
-    watched = type(cls.__name__, (cls,), {"__module__": cls.__module__, **{lv: wrapped(lv) for lv in levels_of(stage)}})
+    watched = type(cls.__name__, (cls,), {"__module__": cls.__module__, **{lv: wrapped(lv) for lv in stage.acts_at()}})
     return watched(**{f: getattr(stage, f) for f in (field.name for field in dataclasses.fields(stage))})
 
 

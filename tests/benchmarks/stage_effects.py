@@ -16,8 +16,9 @@ from typing import Any
 
 import ovlabel
 from ovlabel.evaluation.ablation import _Once, _Tally
+from ovlabel.evaluation.class_map import map_classes
+from ovlabel.evaluation.matching import match
 from ovlabel.evaluation.metrics import mean, miou, miou_present, pixel_accuracy
-from ovlabel.evaluation.scores import map_classes, match
 from ovlabel.evaluation.truth import TruthClass, open_truth
 from ovlabel.pictures.read import decode, read_file
 from ovlabel.run.listing import list_images

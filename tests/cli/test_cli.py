@@ -149,28 +149,6 @@ def test_images_from_stdin(
     assert ovlabel("annotate", photographs, *options, "--list", tmp_path / "nowhere").code == 2
 
 
-def test_the_whole_help_shows_every_option(ovlabel: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    said = ovlabel("annotate", "--help-all")
-    assert said.code == 0
-    for option in [
-        "include",
-        "exclude",
-        "list",
-        "shard",
-        "limit",
-        "retry-failed",
-        "prune",
-        "wait",
-        "chunk",
-        "offline",
-        "json",
-    ]:
-        assert f"  --{option} " in said.out
-    assert max(map(len, said.out.splitlines())) <= 80
-    assert "--shard" not in ovlabel("annotate", "--help").out
-
-
 def test_a_run_that_reports_frames_limits_and_removals(
     ovlabel: Run, photographs: Path, options: list[str], annotated: Path
 ) -> None:
@@ -192,7 +170,8 @@ def test_a_rerun_with_nothing_to_do_imports_neither_torch_nor_zarr(
 ) -> None:
     code = (
         "import sys; from ovlabel.cli import main; code = main(sys.argv[1:])\n"
-        "print(code, [m for m in ('torch', 'zarr', 'open_clip', 'dask', 'tqdm') if m in sys.modules])"
+        "heavy = 'torch zarr open_clip dask tqdm numpy PIL scipy'.split()\n"
+        "print(code, [m for m in heavy if m in sys.modules])"
     )
     command = [sys.executable, "-c", code, "annotate", str(photographs), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -440,36 +419,6 @@ def test_a_busy_store_is_refused(ovlabel: Run, photographs: Path, options: list[
     assert said.out == ""
     assert f"process {os.getpid()} " in said.err.splitlines()[-1]
     assert ovlabel("annotate", photographs, *options).code == 0
-
-
-# ---------------------------------------------------------------- help
-
-COMMANDS = [
-    "",
-    "annotate",
-    "status",
-    "show",
-    "verify",
-    "doctor",
-    "stages",
-    "presets",
-    "vocab",
-    "vocab list",
-    "vocab show",
-    "vocab check",
-]
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_fits_on_a_screen(command: str, ovlabel: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    said = ovlabel(*command.split(), "--help")
-    assert (said.code, said.err) == (0, "")
-    lines = said.out.splitlines()
-    assert len(lines) <= 24
-    assert max(len(line) for line in lines) <= 80
-    assert said.out.startswith(f"Usage: ovlabel {command}".rstrip())
-    assert ovlabel(*command.split(), "-h").out == said.out
 
 
 # ---------------------------------------------------------------- status and show

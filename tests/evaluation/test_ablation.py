@@ -10,8 +10,9 @@ import pytest
 import ovlabel as package
 from ovlabel.demo.scenes import CLASSES, draw, write
 from ovlabel.evaluation.ablation import WHOLE, ablate
+from ovlabel.evaluation.class_map import map_classes
+from ovlabel.evaluation.matching import match
 from ovlabel.evaluation.metrics import confusion
-from ovlabel.evaluation.scores import map_classes, match
 from ovlabel.evaluation.truth import TruthClass, open_truth
 from ovlabel.model.clip import Clip
 from ovlabel.run.listing import list_images

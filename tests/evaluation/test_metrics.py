@@ -10,16 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ovlabel.evaluation.metrics import (
+from ovlabel.evaluation.boundary import (
     band,
     band_width,
     boundary_counts,
     boundary_f1,
     boundary_f1_by_class,
+    contour,
+)
+from ovlabel.evaluation.metrics import (
     calibration,
     calibration_error,
     confusion,
-    contour,
     coverage,
     f1,
     fwiou,

@@ -15,7 +15,7 @@ from PIL import Image
 
 import ovlabel
 from ovlabel.evaluation import metrics
-from ovlabel.evaluation.scores import map_classes
+from ovlabel.evaluation.class_map import map_classes
 from ovlabel.evaluation.truth import IGNORED, open_truth
 from ovlabel.run.options import RunOptions
 from tests.conftest import SHARED

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from ovlabel.errors import TruthError
+from ovlabel.evaluation.class_map import map_classes, read_map
 from ovlabel.evaluation.metrics import confusion, miou, pixel_accuracy
-from ovlabel.evaluation.scores import map_classes, read_map, score
+from ovlabel.evaluation.scoring import score_labels
 from ovlabel.evaluation.truth import Truth, TruthClass, open_truth
 from ovlabel.run.identity import RunIdentity
 from ovlabel.run.job import prepare
@@ -99,7 +100,7 @@ def place(tmp_path: Path, maps: dict[str, tuple[np.ndarray, np.ndarray]]) -> Pat
 
 def test_scores_are_those_of_counting(place: Path, maps: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     truth = truth_of(place / "truth")
-    scores = score(open_store(place / "s.zarr"), truth, map_classes(NAMES, truth.classes), boundaries=True)
+    scores = score_labels(open_store(place / "s.zarr"), truth, map_classes(NAMES, truth.classes), boundaries=True)
     counts = sum(confusion(t, p, 4) for t, p in maps.values())
     assert isinstance(counts, np.ndarray)
     np.testing.assert_array_equal(scores.counts, counts)
@@ -122,7 +123,7 @@ def test_masks_are_found_by_path_and_by_name_alone(tmp_path: Path) -> None:
     one = np.zeros((4, 5), int)
     store = annotated(tmp_path, {"a/x.png": one, "b/x.png": one + 1, "c/y_leftImg8bit.png": one})
     truth = truth_of(masks(tmp_path, {"a/x.png": one, "b/x.png": one + 1, "y.png": one}))
-    assert score(store, truth, map_classes(NAMES, truth.classes)).to_json()["miou"] == 1
+    assert score_labels(store, truth, map_classes(NAMES, truth.classes)).to_json()["miou"] == 1
 
 
 def test_a_mask_that_fits_two_images_is_refused(tmp_path: Path) -> None:
@@ -130,7 +131,7 @@ def test_a_mask_that_fits_two_images_is_refused(tmp_path: Path) -> None:
     store = annotated(tmp_path, {"a/x.png": one, "b/x.png": one})
     truth = truth_of(masks(tmp_path, {"x.png": one}))
     with pytest.raises(TruthError, match=r"x\.png fits two images: a/x\.png and b/x\.png"):
-        score(store, truth, map_classes(NAMES, truth.classes))
+        score_labels(store, truth, map_classes(NAMES, truth.classes))
 
 
 def test_an_image_that_fits_two_masks_is_refused(tmp_path: Path) -> None:
@@ -138,14 +139,14 @@ def test_an_image_that_fits_two_masks_is_refused(tmp_path: Path) -> None:
     store = annotated(tmp_path, {"x.png": one})
     truth = truth_of(masks(tmp_path, {"a/x.png": one, "b/x.png": one}))
     with pytest.raises(TruthError, match=r"image x\.png fits two masks: .*a/x\.png and .*b/x\.png"):
-        score(store, truth, map_classes(NAMES, truth.classes))
+        score_labels(store, truth, map_classes(NAMES, truth.classes))
 
 
 def test_another_size_is_never_resized(tmp_path: Path) -> None:
     store = annotated(tmp_path, {"x.png": np.zeros((4, 5), int)})
     truth = truth_of(masks(tmp_path, {"x.png": np.zeros((8, 10), int)}))
     with pytest.raises(TruthError, match=r"x\.png is 4 × 5, its mask 8 × 10"):
-        score(store, truth, map_classes(NAMES, truth.classes))
+        score_labels(store, truth, map_classes(NAMES, truth.classes))
 
 
 def test_masks_without_an_image_need_to_be_allowed(place: Path) -> None:
@@ -153,8 +154,8 @@ def test_masks_without_an_image_need_to_be_allowed(place: Path) -> None:
     truth = truth_of(place / "truth")
     classes = map_classes(NAMES, truth.classes)
     with pytest.raises(TruthError, match=r"1 of 6 masks have no annotated image \(z/9\)"):
-        score(open_store(place / "s.zarr"), truth, classes)
-    scores = score(open_store(place / "s.zarr"), truth, classes, allow_partial=True)
+        score_labels(open_store(place / "s.zarr"), truth, classes)
+    scores = score_labels(open_store(place / "s.zarr"), truth, classes, allow_partial=True)
     assert (len(scores.images), scores.masks) == (5, 6)
 
 
@@ -188,7 +189,7 @@ def test_classes_map_by_name_then_by_what_is_covered_and_the_rest_is_wrong(tmp_p
 def test_a_class_without_a_counterpart_is_wrong_on_labelled_pixels(tmp_path: Path) -> None:
     store = annotated(tmp_path, {"x.png": np.array([[0, 1, 1, 3]])})
     truth = truth_of(masks(tmp_path, {"x.png": np.array([[0, 0, 1, 255]])}), ("cat", "dog"))
-    scores = score(store, truth, map_classes(("cat", "wolf", "grass", "wall-brick"), truth.classes))
+    scores = score_labels(store, truth, map_classes(("cat", "wolf", "grass", "wall-brick"), truth.classes))
     np.testing.assert_array_equal(scores.counts, [[1, 0, 1], [0, 0, 1], [0, 0, 0]])
 
 
@@ -200,7 +201,7 @@ def test_the_person_class_kinds_and_groups_are_reported_apart(tmp_path: Path) ->
         TruthClass("sky", ("sky",), "stuff"),
     ]
     truth = open_truth(masks(tmp_path, {"x.png": np.array([[0, 0, 2, 2]])}), "raw", true)
-    values = score(store, truth, map_classes(store.class_names, true)).to_json()
+    values = score_labels(store, truth, map_classes(store.class_names, true)).to_json()
     assert values["person"] == 0.5
     assert values["kinds"] == {"thing": 0.25, "stuff": 1.0}
     assert values["groups"] == {"person": 0.5, "vehicle": 0.0}
@@ -232,7 +233,7 @@ def test_cityscapes_cities_are_matched(tmp_path: Path) -> None:
     ids = np.array([7, 8, 11])
     layout = {key.replace("_leftImg8bit", "_gtFine_labelIds"): ids[labels] for key, labels in cities.items()}
     truth = open_truth(masks(tmp_path, layout), "cityscapes", [])
-    assert score(store, truth, map_classes(names, truth.classes)).to_json()["miou"] == 1
+    assert score_labels(store, truth, map_classes(names, truth.classes)).to_json()["miou"] == 1
 
 
 def test_objects_are_counted_by_size(tmp_path: Path) -> None:
@@ -247,7 +248,7 @@ def test_objects_are_counted_by_size(tmp_path: Path) -> None:
     store = annotated(tmp_path, {"x.png": labels})
     true = [TruthClass("cat", kind="stuff"), TruthClass("dog", kind="thing"), TruthClass("grass", kind="thing")]
     known = open_truth(masks(tmp_path, {"x.png": truth}), "raw", true)
-    sizes = score(store, known, map_classes(NAMES, true)).to_json()["sizes"]
+    sizes = score_labels(store, known, map_classes(NAMES, true)).to_json()["sizes"]
     assert sizes == {
         "small": {"objects": 2, "found": 0.5, "recall": 104 / 164},
         "medium": {"objects": 0, "found": None, "recall": None},

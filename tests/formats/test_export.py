@@ -14,9 +14,11 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+import ovlabel as package
 from ovlabel.errors import ConfigError
 from ovlabel.evaluation.truth import IGNORED, open_truth
-from ovlabel.formats import ExportClass, Job, export, format_names
+from ovlabel.formats import export, format_names
+from ovlabel.formats._export import Export, ExportClass
 from ovlabel.formats.label_studio import brush
 from ovlabel.store.read import Store, open_store
 from tests.cli.test_cli import Run, ovlabel
@@ -59,6 +61,19 @@ def test_there_are_formats() -> None:
         *("png", "ids", "coco-stuff", "cityscapes", "coco-panoptic", "coco-instances", "coco-polygons"),
         *("yolo-seg", "label-studio", "cvat-masks", "parquet"),
     }
+
+
+def test_the_manual_lists_every_format() -> None:
+    text = (Path(package.__file__).parent / "formats" / "README.md").read_text(encoding="utf-8")
+    assert [name for name in format_names() if f"| `{name}`" not in text] == []
+
+
+def test_a_store_is_exported_by_its_path(store: Store, labels: dict[str, np.ndarray], tmp_path: Path) -> None:
+    done: list[str] = []
+    assert package.export(str(store.path), str(tmp_path / "out"), on_image=done.append) == 2
+    assert done == list(labels)
+    for key, values in labels.items():
+        np.testing.assert_array_equal(pixels(tmp_path / "out" / key), values)
 
 
 def test_indexed_pngs_hold_indices_and_look_like_the_palette(
@@ -272,7 +287,7 @@ def test_two_images_of_one_name_are_refused(keys: tuple[str, str], tmp_path: Pat
 
 
 def test_nothing_is_written_outside_the_folder(tmp_path: Path) -> None:
-    job = Job((ExportClass("cat", 1, "thing", "", (0, 0, 0)),), lambda: iter(()), tmp_path / "out")
+    job = Export((ExportClass("cat", 1, "thing", "", (0, 0, 0)),), lambda: iter(()), tmp_path / "out")
     for name in ("../x.png", "/etc/x.png", "a/../../x.png"):
         with pytest.raises(ConfigError, match="outside"):
             job.file(name)

@@ -19,6 +19,7 @@ from ovlabel.errors import ConfigError, StackError
 from ovlabel.ops import enlarge
 from ovlabel.spine.finish import Kept
 from ovlabel.spine.stack import Stack
+from ovlabel.stages import Stage
 from ovlabel.stages.csa import Csa
 from ovlabel.stages.kk import Kk
 from ovlabel.stages.neighbours import Neighbours
@@ -322,10 +323,9 @@ def test_a_bank_of_another_width_is_refused(tiny: dict[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class Spy:
+class Spy(Stage):
     """Asks for a preview of its own scores and reruns the block's own tokens."""
 
-    replaces: ClassVar[frozenset[str]] = frozenset()
     seen: ClassVar[list[Any]] = []
 
     def scores(self, scores: Tensor, context: WindowContext) -> Tensor:
@@ -371,9 +371,7 @@ def test_a_rerun_of_the_same_tokens_gives_the_same_block(tiny: dict[str, Any]) -
 
 
 def test_the_last_layer_of_the_trace_holds_the_edited_tokens(tiny: dict[str, Any]) -> None:
-    class Shift:
-        replaces = frozenset[str]()
-
+    class Shift(Stage):
         def tokens(self, tokens: Tensor, context: WindowContext) -> Tensor:
             return tokens + 1.0
 
@@ -396,7 +394,7 @@ def test_every_level_is_edited(tiny: dict[str, Any], level: str, stitch: str) ->
         shapes.append(tuple(value.shape))
         return value.roll(1, 0 if value.ndim < 4 else 1)
 
-    stage = type("Roll", (), {"replaces": frozenset[str](), level: roll})()
+    stage = type("Roll", (Stage,), {level: roll})()
     segmenter = made(tiny, tiling__stitch=stitch)
     before = segmenter(IMAGE).labels
     segmenter.stack = Stack((Csa(), stage))
@@ -412,9 +410,7 @@ def test_classes_that_all_fell_to_the_area_threshold_leave_no_label(tiny: dict[s
 
 
 def test_after_stitching_features_a_stage_that_asks_for_layers_is_told(tiny: dict[str, Any]) -> None:
-    class Layers:
-        replaces = frozenset[str]()
-
+    class Layers(Stage):
         def similarity(self, value: Tensor, context: WindowContext) -> Tensor:
             assert context.pixels.shape[-2:] == tuple(16 * side for side in value.shape[-2:])
             return value + context.trace.attention(1).mean()
@@ -428,9 +424,7 @@ def test_after_stitching_features_a_stage_that_asks_for_layers_is_told(tiny: dic
 def test_context_pixels_are_what_the_encoder_saw(tiny: dict[str, Any]) -> None:
     seen = []
 
-    class Look:
-        replaces = frozenset[str]()
-
+    class Look(Stage):
         def similarity(self, value: Tensor, context: WindowContext) -> Tensor:
             seen.append((context.pixels.shape[-2:], value.shape[-2:], context.padding))
             return value
@@ -451,9 +445,7 @@ def test_windows_under_a_patch_need_padding(tiny: dict[str, Any]) -> None:
 
 
 def test_a_window_stage_needs_window_pixels(tiny: dict[str, Any], write_model: Callable[..., str]) -> None:
-    class Window:
-        replaces = frozenset[str]()
-
+    class Window(Stage):
         def window(self, maps: Tensor, context: WindowContext) -> Tensor:
             return maps
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ovlabel.errors import StackError
-from ovlabel.spine.stack import Stack, levels_of, name_of
+from ovlabel.spine.stack import Stack
+from ovlabel.stages import Stage
 from ovlabel.stages.csa import Csa
 from ovlabel.stages.kk import Kk
 from ovlabel.stages.neighbours import Neighbours
@@ -26,17 +27,15 @@ def test_scores_under_an_identity_attention_are_refused_in_either_order(order: t
 
 
 def test_a_stage_that_acts_nowhere_is_refused() -> None:
-    class Idle:
-        replaces = frozenset[str]()
+    class Idle(Stage):
+        pass
 
     with pytest.raises(StackError, match="acts at no level"):
         Stack((Idle(),))
 
 
 def test_edits_happen_in_the_stacks_order_at_the_named_level_only() -> None:
-    class Add:
-        replaces = frozenset[str]()
-
+    class Add(Stage):
         def logits(self, value: list[str], context: str) -> list[str]:
             return [*value, f"add {context}"]
 
@@ -61,6 +60,6 @@ def test_without_and_after() -> None:
 
 
 def test_names_and_levels_come_from_the_file_and_its_methods() -> None:
-    assert name_of(Neighbours()) == "neighbours"
-    assert levels_of(Neighbours()) == ("scores",)
-    assert levels_of(Value()) == ("attention",)
+    assert Neighbours().name() == "neighbours"
+    assert Neighbours().acts_at() == ("scores",)
+    assert Value().acts_at() == ("attention",)

@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from ovlabel.errors import ConfigError, StackError
 from ovlabel.spine.stack import Stack
+from ovlabel.stages import Stage
 from ovlabel.stages.csa import Csa
 from ovlabel.stages.kk import Kk
 from ovlabel.stages.neighbours import Neighbours
@@ -45,7 +46,7 @@ def test_rcs_takes_layers_at_the_same_share_of_the_depth(context: WindowContext)
 
 
 def replace_layers(context: WindowContext, layers: int):  # type: ignore[no-untyped-def]
-    class Deep:
+    class Deep(Stage):
         grid = context.trace.grid
 
     Deep.layers = layers  # type: ignore[attr-defined]

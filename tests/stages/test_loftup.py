@@ -168,6 +168,7 @@ def test_the_command_ranks_features(tmp_path: Path, ovlabel: Run) -> None:
     torch.save(loftup_tensors(128), tmp_path / "loftup.bin")
     photographs = Path(__file__).parents[1] / "photographs"
     said = ovlabel(
+        "stages",
         "loftup",
         photographs,
         "--model",
@@ -183,6 +184,6 @@ def test_the_command_ranks_features(tmp_path: Path, ovlabel: Run) -> None:
     assert len(rows) == 8
     assert {row[-1] for row in rows} <= {"features", "transport"}
     assert [float(row[-2]) for row in rows] == sorted((float(row[-2]) for row in rows), reverse=True)
-    missing = ovlabel("loftup", photographs, "--model", "demo", "--offline")
+    missing = ovlabel("stages", "loftup", photographs, "--model", "demo", "--offline")
     assert missing.code == 7
     assert "haiwen/loftup-clip" in missing.refusal

@@ -12,7 +12,7 @@ import torch
 
 from ovlabel.errors import ConfigError
 from ovlabel.spine.stack import Stack
-from ovlabel.stages import _mean_field
+from ovlabel.stages import Stage, _mean_field
 from ovlabel.stages.closing import Closing
 from ovlabel.stages.correlate import Correlate
 from ovlabel.stages.crf import Crf
@@ -280,10 +280,8 @@ def test_begin_gives_what_the_stage_gives(image: ImageContext) -> None:
     assert Stack((Pamr(),)).behind == 0
 
 
-class Crf2:
+class Crf2(Stage):
     """A later stage at the same level."""
-
-    replaces = frozenset[str]()
 
     def probabilities(self, probabilities: torch.Tensor, context: ImageContext) -> torch.Tensor:
         return probabilities * 0.5

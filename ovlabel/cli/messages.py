@@ -1,4 +1,4 @@
-"""How the command line speaks on stderr: plain lines, or JSON lines for machines."""
+"""Messages of the command line on stderr: plain lines, or JSON lines for machines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _Json(logging.Formatter):
         return json.dumps(said | getattr(record, "fields", {}))
 
 
-def speak(form: str = "text") -> None:
+def send_to_stderr(form: str = "text") -> None:
     """Send the library's messages to stderr; what a stream can't encode becomes escapes, never a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -1,68 +1,40 @@
-"""`ovlabel stages`, `ovlabel presets`, `ovlabel vocab …`: what there is to choose from."""
+"""`ovlabel vocab …`: vocabularies and template sets."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ovlabel.cli.commands import Command
+from ovlabel.cli.options import complete_templates, complete_vocabularies
 from ovlabel.errors import ConfigError
-from ovlabel.settings.keys import stage_names
-from ovlabel.settings.reading import load_config, preset_names, read_preset
 from ovlabel.text.prompts import join_prompts, load_descriptions, make_queries
 from ovlabel.text.templates import Templates, load_templates, template_names
 from ovlabel.text.vocabulary import check, load_vocabulary, vocabulary_names
 
 _SHORT = 150  # letters that surely are no more tokens than CLIP reads
+Name = Annotated[str, typer.Argument(help="Name or file.", autocompletion=complete_vocabularies)]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command()(stages)
-    app.command()(presets)
-    vocab = typer.Typer(help="Vocabularies: list, show, check, describe.", no_args_is_help=True, rich_markup_mode=None)
-    vocab.command("list")(vocab_list)
-    vocab.command("show")(vocab_show)
-    vocab.command("check")(vocab_check)
-    vocab.command("describe")(vocab_describe)
-    app.add_typer(vocab, name="vocab")
+    app.callback(no_args_is_help=True)(vocab)
+    app.command("list", cls=Command)(vocab_list)
+    app.command("show", cls=Command)(vocab_show)
+    app.command("check", cls=Command)(vocab_check)
+    app.command("describe", cls=Command, short_help="Write sentences that describe each class.")(vocab_describe)
 
 
-def stages() -> None:
-    """The stages: the levels at which each acts, what it does, its keys with their defaults."""
-    from ovlabel.spine.stack import levels_of, stage_class
+def vocab() -> None:
+    """Vocabularies and template sets: what is built in, and looking at your own.
 
-    for name in stage_names():
-        cls = stage_class(name)
-        module = (sys.modules[cls.__module__].__doc__ or "").strip().splitlines()[0]
-        print(f"{name:<20}{', '.join(levels_of(cls)):<27}{module}")
-        for field in dataclasses.fields(cls):
-            print(f"{'':<20}{name}.{field.name} = {json.dumps(field.default, ensure_ascii=False)}")
-
-
-def presets(
-    name: Annotated[str | None, typer.Argument(help="Show one in full, as it resolves.")] = None,
-    vocab: Annotated[str | None, typer.Option(help="Resolve it for this vocabulary.")] = None,
-) -> None:
-    """The presets; or one in full, as it resolves for a vocabulary: a preset file to start from."""
-    if name is None:
-        for preset in preset_names():
-            table = read_preset(preset)
-            used = ", ".join(stage["use"] for stage in table.get("stages", [])) or "none"
-            print(f"{preset:<12} {table['title']} (stages: {used})")
-        return
-    config = load_config(name, {"text.vocabulary": vocab} if vocab else {})
-    values = config.to_dict()
-    stack = values.pop("stages")
-    tables = [(f"[{section}]", fields) for section, fields in values.items()]
-    for title, fields in [*tables, *(("[[stages]]", stage) for stage in stack)]:
-        lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
-        print(title, *lines, "", sep="\n")
+    \b
+    Example:
+      ovlabel vocab check my.toml
+    """
 
 
 def vocab_list() -> None:
@@ -77,8 +49,10 @@ def vocab_list() -> None:
 
 
 def vocab_show(
-    name: Annotated[str, typer.Argument(help="Name or file.")],
-    templates: Annotated[str | None, typer.Option(help="Also print every prompt of these templates.")] = None,
+    name: Name,
+    templates: Annotated[
+        str | None, typer.Option(help="Also print every prompt of these templates.", autocompletion=complete_templates)
+    ] = None,
 ) -> None:
     """The classes of a vocabulary: index, name, kind, what is asked."""
     vocabulary = load_vocabulary(name)
@@ -94,7 +68,7 @@ def vocab_show(
 
 
 def vocab_check(
-    name: Annotated[str, typer.Argument(help="Name or file.")],
+    name: Name,
     descriptions: Annotated[Path | None, typer.Option(help="Check a description file with it.")] = None,
 ) -> None:
     """Read a vocabulary and say what a person should look at. Exit code 2 if it can't be read."""

@@ -1,0 +1,46 @@
+"""`ovlabel presets`: the presets, or one in full."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from ovlabel.cli.commands import Command
+from ovlabel.cli.options import complete_presets, complete_vocabularies
+from ovlabel.settings.reading import load_config, preset_names, read_preset
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(cls=Command)(presets)
+
+
+def presets(
+    name: Annotated[
+        str | None, typer.Argument(help="Show one in full, as it resolves.", autocompletion=complete_presets)
+    ] = None,
+    vocab: Annotated[
+        str | None, typer.Option(help="Resolve it for this vocabulary.", autocompletion=complete_vocabularies)
+    ] = None,
+) -> None:
+    """The presets; or one in full, as it resolves for a vocabulary: a preset file to start from.
+
+    \b
+    Example:
+      ovlabel presets naclip --vocab voc21 > mine.toml
+    """
+    if name is None:
+        for preset in preset_names():
+            table = read_preset(preset)
+            used = ", ".join(stage["use"] for stage in table.get("stages", [])) or "none"
+            print(f"{preset:<12} {table['title']} (stages: {used})")
+        return
+    config = load_config(name, {"text.vocabulary": vocab} if vocab else {})
+    values = config.to_dict()
+    stack = values.pop("stages")
+    tables = [(f"[{section}]", fields) for section, fields in values.items()]
+    for title, fields in [*tables, *(("[[stages]]", stage) for stage in stack)]:
+        lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
+        print(title, *lines, "", sep="\n")

@@ -1,0 +1,199 @@
+"""Scoring a store against ground truth: one pass over the images, which are read in threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovlabel.errors import TruthError, printable
+from ovlabel.evaluation import metrics
+from ovlabel.evaluation.boundary import boundary_counts, boundary_f1_by_class
+from ovlabel.evaluation.class_map import ClassMap, map_classes, read_map
+from ovlabel.evaluation.matching import check_all_matched, match
+from ovlabel.evaluation.objects import found_by_size
+from ovlabel.evaluation.scores import Boundaries, Scores
+from ovlabel.evaluation.truth import IGNORED, Truth, TruthClass, open_truth
+from ovlabel.store.read import Store, open_store
+
+_AHEAD = 256  # images that may be read before they are added up
+
+
+def score(
+    store: str | Path | Store,
+    ground_truth: str | Path,
+    convention: str = "raw",
+    *,
+    class_map: Mapping[str, str] | str | Path | None = None,
+    allow_partial: bool = False,
+    boundaries: bool = False,
+    on_image: Callable[[str], None] | None = None,
+) -> Scores:
+    """Score a store against ground truth.
+
+    Images and masks are matched by path, else by file name. A predicted class counts as the true class of its name,
+    else as the one that covers its name; one that finds none is wrong on every labelled pixel.
+
+    Args:
+        store: the store, or its path.
+        ground_truth: a folder of masks; for COCO's panoptic and instances the JSON, or a folder that holds it.
+        convention: how masks are written: "raw" (indices of the store's own classes), "coco-stuff", "voc", "ade20k", …
+        class_map: true class by predicted class where names do not fit, or a TOML file of such lines; the key "*"
+            stands for every class that finds none.
+        allow_partial: score the images that have a mask although some masks have no annotated image.
+        boundaries: boundary F1 and boundary IoU too; they take longer than all else together.
+        on_image: called with the key of every image that is done.
+
+    Returns:
+        The counts of the whole dataset; `Scores.to_json` has all figures.
+
+    Raises:
+        StoreError: there is no store, or an image in it is damaged.
+        TruthError: there is no such convention or ground truth, a mask has no annotated image or another size than its
+            image, or holds a value that the convention does not have.
+        ConfigError: the file of the class map can't be read.
+
+    Example:
+        >>> import tempfile
+        >>> import ovlabel
+        >>> from ovlabel.store.example import write_example
+        >>> folder = write_example(tempfile.mkdtemp())  # two annotated images of four pixels, and their masks
+        >>> scores = ovlabel.score(folder / "images.ovlabel.zarr", folder / "truth")
+        >>> scores.to_json()["pixel_accuracy"]
+        0.875
+    """
+    opened = store if isinstance(store, Store) else open_store(store)
+    own = own_classes(opened)
+    truth = open_truth(Path(ground_truth), convention, own)
+    given = read_map(Path(class_map)) if isinstance(class_map, str | Path) else class_map
+    classes = map_classes([c.name for c in own], truth.classes, given)
+    return score_labels(opened, truth, classes, allow_partial=allow_partial, boundaries=boundaries, on_image=on_image)
+
+
+def own_classes(store: Store) -> list[TruthClass]:
+    """The classes of a store as true classes, in label order: the ground truth of the convention "raw"."""
+    return [TruthClass(entry.name, (entry.name,), entry.kind, entry.group) for entry in store.classes]
+
+
+def score_labels(
+    store: Store,
+    truth: Truth,
+    classes: ClassMap,
+    *,
+    allow_partial: bool = False,
+    boundaries: bool = False,
+    on_image: Callable[[str], None] | None = None,
+) -> Scores:
+    """Score every annotated image of a store that has a mask.
+
+    Args:
+        store: the store.
+        truth: the ground truth.
+        classes: from `map_classes`.
+        allow_partial: as in `score`.
+        boundaries: as in `score`.
+        on_image: as in `score`.
+
+    Raises:
+        StoreError: an image in the store is damaged.
+        TruthError: as in `score`.
+    """
+    masks = match(sorted(store), truth)
+    if not allow_partial:
+        check_all_matched(masks, truth)
+    if not masks:
+        first = next(iter(sorted(store)), "none")
+        raise TruthError(
+            f"no annotated image has a mask of its name (an image: {first}, a mask: {next(iter(truth.files))})"
+        )
+    total = _Sum(len(truth.classes))
+    for image in _counted(_Task(store, truth, masks, classes.table(), boundaries)):
+        total.add(image)
+        if on_image:
+            on_image(image.key)
+    return total.scores(truth, tuple(masks))
+
+
+@dataclass(frozen=True)
+class _Image:
+    """The counts of one image; see `Scores`. `f1` and `bands` are None unless boundaries are asked for."""
+
+    key: str
+    counts: metrics.Counts
+    certainty: metrics.Counts
+    sizes: metrics.Counts
+    f1: metrics.Fractions | None
+    bands: metrics.Counts | None
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is scored: the store's images that have masks, and `table`, the true class of every label."""
+
+    store: Store
+    truth: Truth
+    masks: Mapping[str, str]
+    table: NDArray[np.uint16]
+    boundaries: bool
+
+    def count(self, key: str) -> _Image:
+        """Count one image."""
+        image, true = self.store[key], self.truth.read(self.masks[key])
+        labels = image.labels
+        if labels.shape != true.shape:
+            sizes = f"is {labels.shape[0]} × {labels.shape[1]}, its mask {true.shape[0]} × {true.shape[1]}"
+            mask = self.truth.files[self.masks[key]]
+            raise TruthError(f"{printable(key)} {sizes} ({mask}); labels are never resized to be scored")
+        found, counted, count = self.table[labels], true != IGNORED, len(self.truth.classes)
+        confidence = np.rint(image.confidence * 255).astype(np.uint8)
+        things = np.array([c.kind == "thing" for c in self.truth.classes])
+        return _Image(
+            key,
+            metrics.confusion(true, found, count, IGNORED),
+            metrics.calibration(confidence[counted], (found == true)[counted]),
+            found_by_size(true, found, things if things.any() else ~things, IGNORED),
+            boundary_f1_by_class(true, found, count, ignored=IGNORED) if self.boundaries else None,
+            boundary_counts(true, found, count, IGNORED) if self.boundaries else None,
+        )
+
+
+def _counted(task: _Task) -> Iterator[_Image]:
+    """Every image's counts, in the order of the masks; threads work some hundred images ahead."""
+    keys = list(task.masks)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(keys), _AHEAD):
+            yield from pool.map(task.count, keys[start : start + _AHEAD])
+
+
+class _Sum:
+    """Adds images up."""
+
+    def __init__(self, classes: int) -> None:
+        self.counts = np.zeros((classes + 1, classes + 1), np.int64)
+        self.certainty, self.sizes = np.zeros((256, 2), np.int64), np.zeros((3, 4), np.int64)
+        self.bands = np.zeros((2, classes), np.int64)
+        self.tallies: list[metrics.Counts] = []
+        self.f1: list[metrics.Fractions] = []
+
+    def add(self, image: _Image) -> None:
+        """Add one image."""
+        self.counts += image.counts
+        self.certainty += image.certainty
+        self.sizes += image.sizes
+        self.tallies.append(metrics.areas(image.counts))
+        if image.f1 is not None and image.bands is not None:
+            self.f1.append(image.f1)
+            self.bands += image.bands
+
+    def scores(self, truth: Truth, keys: tuple[str, ...]) -> Scores:
+        """The scores of what was added."""
+        boundaries = Boundaries(np.array(self.f1), self.bands) if self.f1 else None
+        tallies = np.array(self.tallies)
+        return Scores(
+            truth.classes, self.counts, keys, tallies, self.certainty, len(truth.files), boundaries, self.sizes
+        )

@@ -1,0 +1,77 @@
+"""COCO's segmentations as masks: polygons, and run lengths compressed or not.
+
+pycocotools draws polygons. What it is given is checked first, because its C code trusts the numbers it gets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovlabel.errors import short
+
+_OUTLINE = 2_000_000  # pixels that a polygon may be long: pycocotools takes 80 bytes for each
+
+
+def draw(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Draw one annotation's segmentation.
+
+    Args:
+        segmentation: as in the JSON: a list of polygons, or a dict with `counts` and, where it is given, `size`.
+        size: height and width of the image, pixels.
+
+    Returns:
+        bool, H × W.
+
+    Raises:
+        ValueError: the numbers do not describe a mask of this size. A shape of another form raises other errors too.
+    """
+    if isinstance(segmentation, list):
+        return _fill(segmentation, size)
+    runs, claimed = segmentation["counts"], segmentation.get("size", size)
+    runs = _unpack(runs.encode()) if isinstance(runs, str) else runs
+    if list(claimed) != list(size):
+        raise ValueError(f"its runs are for {short(claimed)} pixels, the image has {list(size)}")
+    if not all(type(run) is int and run >= 0 for run in runs) or sum(runs) != size[0] * size[1]:
+        raise ValueError("its runs are not as long as the image")
+    inside = np.arange(len(runs)) % 2 == 1
+    return np.repeat(inside, runs).reshape(size[1], size[0]).T  # runs go column by column
+
+
+def _fill(polygons: list[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The pixels inside any of the polygons, each x y x y …"""
+    from pycocotools import mask as coco_mask
+
+    for polygon in polygons:
+        points = np.array(polygon, np.float64).reshape(-1, 2)
+        near = bool((np.abs(points) <= _OUTLINE).all())  # False for NaN too
+        if not near or np.abs(np.diff(points, axis=0, append=points[:1])).sum() > _OUTLINE:
+            raise ValueError("an outline is longer than any in a photograph")
+    if not polygons or not size[0] * size[1]:
+        return np.zeros(size, bool)
+    return np.asarray(coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, *size))).astype(bool))
+
+
+def _unpack(text: bytes) -> list[int]:
+    """COCO's compressed runs: five bits a letter, the lowest first; from the third run on, the difference to the last
+    but one.
+
+    pycocotools reads them in C, and writes beyond its memory where they make no sense; so they are read here.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for letter in text:
+        bits = letter - 48
+        if not 0 <= bits < 64 or shift > 60:
+            raise ValueError("its runs are no text of COCO's")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits >> 4 & 1) << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise ValueError("its runs are cut short")
+    return runs

@@ -1,0 +1,35 @@
+"""Grey PNGs of one value a pixel, for the formats that differ in which value stands for which class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from ovlabel.errors import ConfigError
+from ovlabel.formats._export import NO_LABEL, Export
+
+
+def write_grey(export: Export, values: Sequence[int], no_label: int, ending: str = "") -> None:
+    """Write one grey PNG an image, named NAME + ending; 8 bit, or 16 bit where a value needs it.
+
+    Args:
+        export: what to write.
+        values: the value of every class, in label order.
+        no_label: the value where a pixel has no label.
+        ending: of the names.
+
+    Raises:
+        ConfigError: a value is beyond 16 bits, or means "no label".
+    """
+    if no_label in values or min(values) < 0 or max(values) > 65535:
+        raise ConfigError(
+            f"this vocabulary's ids can't be written: they must lie in 0 … 65535, and {no_label} means no label"
+        )
+    table = np.full(NO_LABEL + 1, no_label, np.uint16)
+    table[: len(values)] = values
+    dtype = np.uint8 if max(no_label, *values) < 256 else np.uint16
+    for image in export.images():
+        pixels = table[image.labels].astype(dtype)
+        Image.fromarray(pixels).save(export.file(f"{image.name}{ending}.png"))

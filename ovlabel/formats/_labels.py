@@ -1,0 +1,83 @@
+"""The images and classes of a store, as formats take them: names without suffix, pixels below a confidence dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovlabel.errors import ConfigError, printable, unknown
+from ovlabel.formats._export import NO_LABEL, ExportClass, LabelledImage
+from ovlabel.store.read import Store
+
+
+def classes_of(store: Store) -> tuple[ExportClass, ...]:
+    """The classes of a store, in label order."""
+    ids = [entry.id for entry in store.classes if entry.id is not None]
+    own = len(set(ids)) == len(store.classes)
+    return tuple(
+        ExportClass(e.name, e.id if own and e.id is not None else number, e.kind, e.group, e.colour)
+        for number, e in enumerate(store.classes, start=1)
+    )
+
+
+def thresholds(names: list[str], least: float, by_class: Mapping[str, float]) -> NDArray[np.float64]:
+    """The least confidence of every class, in 255ths.
+
+    Args:
+        names: the classes, in label order.
+        least: of every class, 0 … 1.
+        by_class: of some classes instead, 0 … 1.
+
+    Raises:
+        ConfigError: there is no such class, or a value is not 0 … 1.
+    """
+    for name, value in [("", least), *by_class.items()]:
+        if name and name not in names:
+            raise ConfigError(unknown("class", name, names))
+        if not 0 <= value <= 1:
+            raise ConfigError(f"a confidence is 0 … 1, not {value}")
+    return np.rint(255 * np.array([by_class.get(name, least) for name in names], np.float64))
+
+
+def file_names(keys: list[str]) -> dict[str, str]:
+    """Keys without suffix, by key.
+
+    Raises:
+        ConfigError: two images would share a file, on any file system (some do not tell upper from lower case).
+    """
+    names, taken = dict[str, str](), dict[str, str]()
+    for key in keys:
+        name = PurePosixPath(key).with_suffix("").as_posix()
+        if (other := taken.setdefault(name.casefold(), key)) != key:
+            raise ConfigError(
+                f"{printable(other)} and {printable(key)} would be written to one file; rename one of them"
+            )
+        names[key] = name
+    return names
+
+
+def labelled_images(
+    store: Store, names: Mapping[str, str], least: NDArray[np.float64], on_image: Callable[[str], None] | None
+) -> Iterator[LabelledImage]:
+    """Read the images of a store one after another.
+
+    Args:
+        store: the store.
+        names: from `file_names`.
+        least: from `thresholds`.
+        on_image: called with every key once its image is written.
+    """
+    for key, name in names.items():
+        image = store[key]
+        labels = image.labels.astype(np.uint16)
+        known = labels < len(least)
+        labels[~known] = NO_LABEL
+        if least.any():
+            keep = np.rint(image.confidence[known] * 255) >= least[labels[known]]
+            labels[known] = np.where(keep, labels[known], NO_LABEL)
+        yield LabelledImage(key, name, labels)
+        if on_image:
+            on_image(key)
