@@ -1,7 +1,7 @@
 """What there is on this machine to annotate with, and what is wrong with it.
 
-Opens no connection and leaves nothing behind. Every look is fenced, and imports what it needs inside the fence: what
-breaks is reported, whatever it is.
+Opens no connection and leaves no file. Every check imports what it needs itself, and an exception of any kind in it is
+reported as a problem.
 """
 
 from __future__ import annotations
@@ -176,10 +176,10 @@ def _cpu() -> str:
 def _cuda(report: Report) -> str:
     """Looks at every CUDA device; why there is none is a warning of torch's at the most."""
     torch = import_module("torch")
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    for warning in said:
+    for warning in caught:
         if warning.category is UserWarning:
             report.problems.append(f"CUDA: {_why(warning.message)}; repair the driver, or pass --device cpu")
     for index in range(count):

@@ -268,7 +268,7 @@ class WindowContext:
         text: q e unit vectors, float32. class_of: int64 q, each query's class. logit_scale: the softmax multiplier.
         trace: the layers of this batch; its last layer holds the tokens as the level `tokens` left them. After
             `tiling.stitch = "features"` there is one map of the whole image and no trace: asking it raises StackError.
-        cls: b e, the [CLS] token behind the stack's last block; None before the level `features`, and without a trace.
+        cls: b e, the [CLS] token after the stack's last block; None before the level `features`, and without a trace.
         boxes: b places in the working-size image, without the padding.
         preview: the stage's own scores → b q h w cosines through the later scores stages and all attention and block
             stages, never through features or later (a first segmentation without a cycle).

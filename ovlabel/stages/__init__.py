@@ -145,7 +145,7 @@ class Stage(Declared):
         return None
 
     @property
-    def behind(self) -> int:
+    def in_flight(self) -> int:
         """How many images the stage may work on in other processes, through `begin`; 0: it has no such processes."""
         return 0
 
