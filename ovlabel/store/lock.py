@@ -29,7 +29,7 @@ from typing import Any
 
 from ovlabel import files
 from ovlabel.errors import BusyError, StoreError
-from ovlabel.store.layout import LOCK, remove
+from ovlabel.store.layout import LOCK, Shard, remove
 from ovlabel.store.record import now
 
 log = logging.getLogger("ovlabel")
@@ -39,26 +39,6 @@ DEAD_SECONDS = 30.0  # without a touch: the owner counts as dead
 _LARGEST = 2**24  # bytes of a lock file that are read
 _POLL_SECONDS = 0.5  # between two looks at another owner's file
 _REPORT_SECONDS = 60.0  # between two lines of the log while waiting
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One of several parts of a folder that are annotated independently; a key's part depends on the key alone.
-
-    Attributes:
-        index: which part, from 1 to `count`.
-        count: how many parts there are.
-
-    Example:
-        >>> str(Shard(2, 8))
-        '2of8'
-    """
-
-    index: int
-    count: int
-
-    def __str__(self) -> str:
-        return f"{self.index}of{self.count}"
 
 
 @dataclass
