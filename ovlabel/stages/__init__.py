@@ -95,7 +95,7 @@ class Stage(Declared):
         raise NotImplementedError
 
     def features(self, features: Tensor, context: WindowContext) -> Tensor:
-        """Patches in the joint space: b × e × h × w."""
+        """Patches in the joint space, not normalised: b × e × h × w."""
         raise NotImplementedError
 
     def similarity(self, cosines: Tensor, context: WindowContext) -> Tensor:
