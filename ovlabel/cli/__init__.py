@@ -22,10 +22,17 @@ log = logging.getLogger("ovlabel")
 
 _CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED, signal.SIGHUP: HUNG_UP}
 
+_HELP = """Open-vocabulary semantic segmentation of whole folders, without training.
+
+\b
+Examples ('ovlabel COMMAND --help' explains a command):
+  ovlabel demo
+  ovlabel annotate ./images --vocab coco-stuff
+"""
+
 app = typer.Typer(
     cls=LazyGroup,
-    help="Open-vocabulary semantic segmentation of whole folders, without training. Start with: ovlabel demo; "
-    "then: ovlabel annotate ./images --vocab coco-stuff. 'ovlabel COMMAND --help' explains a command.",
+    help=_HELP,
     no_args_is_help=True,
     **{**SETTINGS, "add_completion": True},
 )
@@ -64,8 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.error("%s", error)
         return _code(error)
     except Exception:
-        traceback.print_exc()
-        log.error("this is a defect of ovlabel %s; please report it with the lines above: %s", __version__, _issues())
+        log.error("%s", traceback.format_exc().rstrip())
+        log.error("this is a defect of ovlabel %s; please report it, with the lines above%s", __version__, _where())
         return DEFECT
     finally:
         for number, handler in before.items():
@@ -77,12 +84,15 @@ def _interrupt(number: int, _: Any) -> None:
     raise _Interrupted(number)
 
 
-def _issues() -> str:
-    """Where defects are reported: the address in the package's own metadata."""
-    from importlib.metadata import metadata
+def _where() -> str:
+    """Where defects are reported: the address in the package's metadata, which a bare checkout does not have."""
+    from importlib.metadata import PackageNotFoundError, metadata
 
-    urls = (entry.partition(", ") for entry in metadata("ovlabel").get_all("Project-URL") or ())
-    return next((address for name, _, address in urls if name == "Issues"), "")
+    try:
+        urls = metadata("ovlabel").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        return ""
+    return next((f": {url.partition(', ')[2]}" for url in urls if url.startswith("Issues, ")), "")
 
 
 def _version(wanted: bool) -> None:

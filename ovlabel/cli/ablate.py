@@ -40,7 +40,9 @@ def ablate(
     model: Model = None,
     weights: Weights = None,
     offline: Offline = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Only the first N images that have a mask.")
+    ] = None,
 ) -> None:
     """Measure what every stage adds: the whole stack, and the stack without each.
 

@@ -40,6 +40,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("ovlabel")
 
 _NAMED = 20  # absent paths that are named
+_LOG_FORMATS = ("text", "json")
+
+
+def _complete_log_formats(incomplete: str) -> list[str]:
+    return [name for name in _LOG_FORMATS if name.startswith(incomplete)]
 
 
 def register(app: typer.Typer) -> None:
@@ -50,7 +55,8 @@ def register(app: typer.Typer) -> None:
 def annotate(
     folder: ImageFolder,
     out: Annotated[
-        Path | None, typer.Option(help="Store. [default: FOLDER.ovlabel.zarr]", rich_help_panel="Labels")
+        Path | None,
+        typer.Option(metavar="STORE", help="Store to write. [default: FOLDER.ovlabel.zarr]", rich_help_panel="Labels"),
     ] = None,
     vocab: Vocab = None,
     classes: Classes = None,
@@ -90,7 +96,10 @@ def annotate(
         int, typer.Option(min=1, metavar="N", help="Most images in one commit.", rich_help_panel="Cron")
     ] = 64,
     as_json: AsJson = False,
-    log_format: Annotated[str, typer.Option(metavar="FORM", help="Messages on stderr: text or json.")] = "text",
+    log_format: Annotated[
+        str,
+        typer.Option(metavar="FORM", help="Messages on stderr: text or json.", autocompletion=_complete_log_formats),
+    ] = "text",
     shard: Annotated[
         str | None,
         typer.Option(metavar="I/N", help="Only shard I of N; N runs work side by side.", rich_help_panel="Cluster"),
@@ -118,8 +127,8 @@ def annotate(
     from ovlabel.run.options import RunOptions
     from ovlabel.run.result import RunResult
 
-    if log_format not in ("text", "json"):
-        raise ConfigError(unknown("--log-format", log_format, ("text", "json")))
+    if log_format not in _LOG_FORMATS:
+        raise ConfigError(unknown("--log-format", log_format, _LOG_FORMATS))
     send_to_stderr(log_format)
     config = config_from(
         preset,
@@ -195,11 +204,11 @@ def _print(result: RunResult, job: Job) -> None:
     out = printable(result.store)
     print(f"{result.annotated} of {result.images} images annotated ({', '.join(parts)}) in {out}")
     if sys.stderr.isatty():
-        _say_what_next(result, job, out)
+        _log_hints(result, job, out)
 
 
-def _say_what_next(result: RunResult, job: Job, out: str) -> None:
-    """What a person may want to type next."""
+def _log_hints(result: RunResult, job: Job, out: str) -> None:
+    """Tell a person at a terminal which commands to type next."""
     if result.failed:
         log.info("what failed, and why: ovlabel status %s", out)
     shown = next((item.key for item in job.pending if job.store and item.key in job.store), None)

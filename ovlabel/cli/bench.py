@@ -33,8 +33,8 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     folder: ImageFolder,
-    images: Annotated[int, typer.Option(min=1, metavar="N", help="Measure so many of them.")] = 8,
-    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="So many times.")] = 3,
+    images: Annotated[int, typer.Option(min=1, metavar="N", help="Measure N of them.")] = 8,
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Measure N times.")] = 3,
     vocab: Vocab = None,
     classes: Classes = None,
     preset: Preset = "sclip",

@@ -1,4 +1,8 @@
-"""The commands: which file holds each, loaded when it is asked for, and help with options in panels."""
+"""The commands: which file holds each, when it is loaded, and help with options in panels.
+
+A help screen and a completion load nothing that computes. The file of a command is imported when the command is run, or
+when its help is shown, and it imports what it needs inside its functions.
+"""
 
 from __future__ import annotations
 
@@ -23,36 +27,62 @@ COMMANDS = {  # in the order of the overview; the line that it shows of each
     "presets": "The presets; one in full, as it resolves.",
     "vocab": "Vocabularies: list, show, check, describe.",
 }
-SETTINGS: dict[str, Any] = {
+SETTINGS: dict[str, Any] = {  # of every typer.Typer
     "rich_markup_mode": None,
     "pretty_exceptions_enable": False,
     "add_completion": False,
     "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 100},
 }
-
-
-_PANELS = ("Images", "Labels", "Model", "Cron", "Cluster", "Options")
+_PANELS = ("Arguments", "Images", "Labels", "Model", "Cron", "Cluster", "Options")
 
 
 class Command(TyperCommand):
     """A command whose help shows its options in panels."""
 
+    def get_params(self, ctx: Any) -> Any:
+        """The arguments and options, those for help among them."""
+        return _with_plain_flags(super().get_params(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read what was typed.
+
+        A completion needs to know which options were typed, not their values; converting these would import pydantic.
+        """
+        if not ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
+        typed, rest, _ = self.make_parser(ctx).parse_args(args=args)
+        for parameter in self.get_params(ctx):
+            ctx.params[parameter.name], source = parameter.consume_value(ctx, typed)
+            ctx.set_parameter_source(parameter.name, source)
+        ctx.args = rest
+        return rest
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """What the line `Usage:` names: arguments as they are written in the help, without braces."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments, then a section for each panel."""
-        panels: dict[str, list[tuple[str, str]]] = {title: [] for title in ("Arguments", *_PANELS)}
+        panels: dict[str, list[tuple[str, str]]] = {title: [] for title in _PANELS}
         for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is None:
-                continue
-            title = parameter.rich_help_panel or "Options" if isinstance(parameter, TyperOption) else "Arguments"
-            panels[title].append(record)
+            if (record := parameter.get_help_record(ctx)) is not None:
+                option = isinstance(parameter, TyperOption)
+                panels[(parameter.rich_help_panel or "Options") if option else "Arguments"].append(record)
         for title, records in panels.items():
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
 
 
-class LazyGroup(TyperGroup):
+class Group(TyperGroup):
+    """A command with subcommands."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """The options, those for help and completion among them."""
+        return _with_plain_flags(super().get_params(ctx))
+
+
+class LazyGroup(Group):
     """The top of the command line; a command's file is imported when the command is run, or its help is shown."""
 
     def __init__(self, **options: Any) -> None:
@@ -67,13 +97,21 @@ class LazyGroup(TyperGroup):
         """The command of this name, or None."""
         if cmd_name not in COMMANDS:
             return None
-        own = typer.Typer(**SETTINGS)
+        own = typer.Typer(cls=Group, **SETTINGS)
         import_module(f"ovlabel.cli.{cmd_name}").register(own)
         command = typer.main.get_command(own)
-        command.name = cmd_name
+        command.name, command.short_help = cmd_name, COMMANDS[cmd_name]
         return command
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the overview without importing any command."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+
+def _with_plain_flags(parameters: Any) -> Any:
+    """The parameters, with flags that are False where not given; typer converts None with pydantic, which is slow."""
+    for parameter in parameters:
+        if isinstance(parameter, TyperOption) and parameter.is_bool_flag and parameter.default is None:
+            parameter.default = False
+    return parameters

@@ -26,9 +26,11 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Where to draw; made if need be.")] = Path("ovlabel-demo"),
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to draw; made if need be.")] = Path(
+        "ovlabel-demo"
+    ),
     preset: Preset = "sclip",
-    scenes: Annotated[int, typer.Option(min=1, max=99, help="How many to draw.")] = 24,
+    scenes: Annotated[int, typer.Option(min=1, max=99, metavar="N", help="How many to draw.")] = 24,
 ) -> None:
     """Draw scenes, annotate them with the embedded model, score them, show them. Needs no network.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -15,16 +16,17 @@ from ovlabel.formats import export, format_names
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("export", cls=Command)(export_store)
+    formats = textwrap.fill(f"Formats: {', '.join(format_names())}.", 76, break_on_hyphens=False)
+    app.command("export", cls=Command, epilog=f"\b\n{formats}")(export_store)
 
 
 def export_store(
     store: StorePath,
-    out: Annotated[Path, typer.Argument(help="Folder to write; empty or not there yet.")],
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write; empty or not there yet.")],
     form: Annotated[
-        str, typer.Option("--format", help=", ".join(format_names()) + ".", autocompletion=complete_formats)
+        str, typer.Option("--format", metavar="NAME", help="One of those below.", autocompletion=complete_formats)
     ] = "png",
-    min_confidence: Annotated[float, typer.Option(help="Pixels of less get no label; 0 … 1.")] = 0.0,
+    min_confidence: Annotated[float, typer.Option(metavar="P", help="Pixels of less get no label; 0 … 1.")] = 0.0,
     by_class: Annotated[
         list[str] | None,
         typer.Option("--class-confidence", metavar="NAME=P", help="The same for one class; may repeat."),

@@ -14,12 +14,12 @@ class _Json(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
-        line = {
+        fields = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "message": record.getMessage(),
         }
-        return json.dumps(line | getattr(record, "fields", {}))
+        return json.dumps(fields | getattr(record, "fields", {}))
 
 
 def send_to_stderr(form: str = "text") -> None:

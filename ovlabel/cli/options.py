@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ovlabel.errors import ConfigError
-from ovlabel.settings.keys import Config
-from ovlabel.settings.reading import load_config, preset_names, setting
+
+if TYPE_CHECKING:
+    from ovlabel.settings.keys import Config
 
 
 def complete_presets(incomplete: str) -> list[str]:
     """The presets that begin so."""
+    from ovlabel.settings.reading import preset_names
+
     return [name for name in preset_names() if name.startswith(incomplete)]
 
 
@@ -38,6 +41,11 @@ def complete_formats(incomplete: str) -> list[str]:
     return [name for name in format_names() if name.startswith(incomplete)]
 
 
+def complete_devices(incomplete: str) -> list[str]:
+    """The kinds of device that begin so."""
+    return [name for name in ("auto", "cpu", "cuda", "mps") if name.startswith(incomplete)]
+
+
 def complete_conventions(incomplete: str) -> list[str]:
     """The ground-truth conventions that begin so."""
     from ovlabel.evaluation.truth.table import CONVENTIONS
@@ -45,47 +53,73 @@ def complete_conventions(incomplete: str) -> list[str]:
     return [name for name in CONVENTIONS if name.startswith(incomplete)]
 
 
-StorePath = Annotated[Path, typer.Argument(help="Store made by 'ovlabel annotate'.")]
-ImageFolder = Annotated[Path, typer.Argument(help="Folder of images, with its subfolders.")]
+StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Store made by 'ovlabel annotate'.")]
+ImageFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of images, with its subfolders.")]
 
 Vocab = Annotated[
     str | None,
     typer.Option(
+        metavar="NAME",
         help="Vocabulary, name or file. [default: coco-stuff]",
         rich_help_panel="Labels",
         autocompletion=complete_vocabularies,
     ),
 ]
 Classes = Annotated[
-    str | None, typer.Option(help='A vocabulary on the spot: "cat, dog, grass".', rich_help_panel="Labels")
+    str | None,
+    typer.Option(metavar="NAMES", help='A vocabulary on the spot: "cat, dog, grass".', rich_help_panel="Labels"),
 ]
 Templates = Annotated[
     str | None,
-    typer.Option(help="Prompt templates, name or file.", rich_help_panel="Labels", autocompletion=complete_templates),
+    typer.Option(
+        metavar="NAME",
+        help="Prompt templates, name or file.",
+        rich_help_panel="Labels",
+        autocompletion=complete_templates,
+    ),
 ]
 Preset = Annotated[
     str,
     typer.Option(
-        help="Stack of stages, name or .toml file.", rich_help_panel="Labels", autocompletion=complete_presets
+        metavar="NAME",
+        help="Stack of stages, name or .toml file.",
+        rich_help_panel="Labels",
+        autocompletion=complete_presets,
     ),
 ]
 Model = Annotated[
-    str | None, typer.Option(help="open_clip architecture, .json config, or demo.", rich_help_panel="Model")
+    str | None,
+    typer.Option(
+        metavar="NAME", help="open_clip architecture, .json config, or demo (embedded).", rich_help_panel="Model"
+    ),
 ]
-Weights = Annotated[str | None, typer.Option(help="Tag, hf-hub:…, file, or random:SEED.", rich_help_panel="Model")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel="Model")]
+Weights = Annotated[
+    str | None,
+    typer.Option(metavar="SOURCE", help="Tag, hf-hub:…, file, or random:SEED.", rich_help_panel="Model"),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEVICE",
+        help="auto, cpu, cuda, cuda:1, mps.",
+        rich_help_panel="Model",
+        autocompletion=complete_devices,
+    ),
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Never open a connection.", rich_help_panel="Model")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any other setting; may repeat.", rich_help_panel="Labels"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
-TruthPath = Annotated[Path, typer.Argument(metavar="ground_truth", help="Folder of masks, or COCO's JSON.")]
+TruthPath = Annotated[Path, typer.Argument(metavar="GROUND_TRUTH", help="Folder of masks, or COCO's JSON.")]
 ConventionName = Annotated[
     str,
-    typer.Option("--truth", help="How masks are written: coco-stuff, voc, …", autocompletion=complete_conventions),
+    typer.Option(
+        "--truth", metavar="NAME", help="How masks are written: coco-stuff, voc, …", autocompletion=complete_conventions
+    ),
 ]
-ClassMapFile = Annotated[Path | None, typer.Option("--map", help='TOML lines: "wall-brick" = "wall".')]
+ClassMapFile = Annotated[Path | None, typer.Option("--map", metavar="FILE", help='TOML lines: "wall-brick" = "wall".')]
 
 
 def config_from(
@@ -114,6 +148,8 @@ def config_from(
     Raises:
         ConfigError: an unknown name or value, or one that is given twice in two ways.
     """
+    from ovlabel.settings.reading import load_config, setting
+
     if vocab is not None and classes is not None:
         raise ConfigError("--vocab and --classes exclude each other")
     options = {

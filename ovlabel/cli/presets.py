@@ -9,7 +9,6 @@ import typer
 
 from ovlabel.cli.commands import Command
 from ovlabel.cli.options import complete_presets, complete_vocabularies
-from ovlabel.settings.reading import load_config, preset_names, read_preset
 
 
 def register(app: typer.Typer) -> None:
@@ -19,10 +18,12 @@ def register(app: typer.Typer) -> None:
 
 def presets(
     name: Annotated[
-        str | None, typer.Argument(help="Show one in full, as it resolves.", autocompletion=complete_presets)
+        str | None,
+        typer.Argument(metavar="NAME", help="Show one in full, as it resolves.", autocompletion=complete_presets),
     ] = None,
     vocab: Annotated[
-        str | None, typer.Option(help="Resolve it for this vocabulary.", autocompletion=complete_vocabularies)
+        str | None,
+        typer.Option(metavar="NAME", help="Resolve it for this vocabulary.", autocompletion=complete_vocabularies),
     ] = None,
 ) -> None:
     """The presets; or one in full, as it resolves for a vocabulary: a preset file to start from.
@@ -31,6 +32,8 @@ def presets(
     Example:
       ovlabel presets naclip --vocab voc21 > mine.toml
     """
+    from ovlabel.settings.reading import load_config, preset_names, read_preset
+
     if name is None:
         for preset in preset_names():
             table = read_preset(preset)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("score", cls=Command)(score_store)
+    from ovlabel.evaluation.truth.table import CONVENTIONS
+
+    names = textwrap.fill(f"Names of --truth: {', '.join(CONVENTIONS)}.", 76, break_on_hyphens=False)
+    app.command("score", cls=Command, epilog=f"\b\n{names}")(score_store)
 
 
 def score_store(
@@ -33,11 +37,15 @@ def score_store(
     mapping: ClassMapFile = None,
     allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Score what there is.")] = False,
     boundaries: Annotated[bool, typer.Option("--boundaries", help="Boundary F1 and IoU too; slower.")] = False,
-    confusions: Annotated[int, typer.Option(min=0, help="Show so many.")] = 0,
-    compare: Annotated[Path | None, typer.Option(help="Another store: what differs.")] = None,
-    min_miou: Annotated[float | None, typer.Option(help="Exit with 6 below it; 0 … 1.")] = None,
-    table: Annotated[Path | None, typer.Option("--csv", help="Write every class' measures there.")] = None,
-    figures: Annotated[Path | None, typer.Option(metavar="dir", help="Draw them there, as SVG and PNG.")] = None,
+    confusions: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Show the N largest confusions of two classes.")
+    ] = 0,
+    compare: Annotated[Path | None, typer.Option(metavar="STORE", help="Another store: what differs.")] = None,
+    min_miou: Annotated[float | None, typer.Option(metavar="P", help="Exit with 6 below it; 0 … 1.")] = None,
+    table: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write every class' measures there.")
+    ] = None,
+    figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Draw figures there, as SVG and PNG.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a store against ground truth; prints first which class counts as which.

@@ -22,8 +22,8 @@ def register(app: typer.Typer) -> None:
 
 def show(
     store: StorePath,
-    image: Annotated[str, typer.Argument(help="Its key, or as much of its path as names only one.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Picture to write.")] = Path("overlay.png"),
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Its key, or as much of its path as names only one.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Picture to write.")] = Path("overlay.png"),
 ) -> None:
     """Draw one photograph with its labels in colour and a legend of classes by share of the pixels.
 

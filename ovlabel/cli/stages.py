@@ -42,13 +42,14 @@ def stages(context: typer.Context) -> None:
 def loftup(
     images: ImageFolder,
     checkpoint: Annotated[
-        str | None, typer.Option(help="A file, or hf-hub:owner/name. [default: LoftUp's own, from the hub]")
+        str | None,
+        typer.Option(metavar="SOURCE", help="A file, or hf-hub:owner/name. [default: LoftUp's own, from the hub]"),
     ] = None,
     model: Model = None,
     weights: Weights = None,
     device: Device = None,
     offline: Offline = False,
-    limit: Annotated[int, typer.Option(min=1, help="Only the first so many images; a few are enough.")] = 8,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Only the first N images; a few are enough.")] = 8,
 ) -> None:
     """Measure which features suit a LoftUp checkpoint, and so which loftup.mode to use.
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ovlabel.cli.commands import Command
 from ovlabel.cli.options import complete_templates, complete_vocabularies
 from ovlabel.errors import ConfigError
-from ovlabel.text.prompts import join_prompts, load_descriptions, make_queries
-from ovlabel.text.templates import Templates, load_templates, template_names
-from ovlabel.text.vocabulary import check, load_vocabulary, vocabulary_names
+
+if TYPE_CHECKING:
+    from ovlabel.text.templates import Templates
+    from ovlabel.text.vocabulary import Vocabulary
 
 _SHORT = 150  # letters that surely are no more tokens than CLIP reads
-Name = Annotated[str, typer.Argument(help="Name or file.", autocompletion=complete_vocabularies)]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name or file.", autocompletion=complete_vocabularies)]
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +39,15 @@ def vocab() -> None:
 
 
 def vocab_list() -> None:
-    """The built-in vocabularies and template sets."""
+    """The built-in vocabularies and template sets.
+
+    \b
+    Example:
+      ovlabel vocab list
+    """
+    from ovlabel.text.templates import load_templates, template_names
+    from ovlabel.text.vocabulary import load_vocabulary, vocabulary_names
+
     for name in vocabulary_names():
         vocabulary = load_vocabulary(name)
         print(f"{name:<12} {len(vocabulary.classes):>4} classes  {vocabulary.title}")
@@ -51,10 +60,22 @@ def vocab_list() -> None:
 def vocab_show(
     name: Name,
     templates: Annotated[
-        str | None, typer.Option(help="Also print every prompt of these templates.", autocompletion=complete_templates)
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Also print every prompt of these templates.", autocompletion=complete_templates
+        ),
     ] = None,
 ) -> None:
-    """The classes of a vocabulary: index, name, kind, what is asked."""
+    """The classes of a vocabulary: index, name, kind, what is asked.
+
+    \b
+    Example:
+      ovlabel vocab show voc21 --templates top7
+    """
+    from ovlabel.text.prompts import make_queries
+    from ovlabel.text.templates import load_templates
+    from ovlabel.text.vocabulary import load_vocabulary
+
     vocabulary = load_vocabulary(name)
     prompts: dict[int, list[str]] = {}
     if templates:
@@ -69,52 +90,79 @@ def vocab_show(
 
 def vocab_check(
     name: Name,
-    descriptions: Annotated[Path | None, typer.Option(help="Check a description file with it.")] = None,
+    descriptions: Annotated[Path | None, typer.Option(metavar="FILE", help="Check a description file with it.")] = None,
 ) -> None:
-    """Read a vocabulary and say what a person should look at. Exit code 2 if it can't be read."""
+    """Read a vocabulary and say what a person should look at. Exit code 2 if it can't be read.
+
+    \b
+    Example:
+      ovlabel vocab check my.toml
+    """
+    from ovlabel.text.vocabulary import check, load_vocabulary
+
     vocabulary = load_vocabulary(name)
     kinds = Counter(entry.kind for entry in vocabulary.classes)
     queries = sum(len(entry.asked) for entry in vocabulary.classes)
     background = "a" if vocabulary.background is not None else "no"
-    shown = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    print(f"{name}: {len(vocabulary.classes)} classes ({shown}), {queries} queries, {background} background")
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    print(f"{name}: {len(vocabulary.classes)} classes ({counts}), {queries} queries, {background} background")
     for finding in check(vocabulary):
         print(f"look at: {finding}")
-    said = load_descriptions(descriptions or "", vocabulary)
-    templates = load_templates("imagenet80")
-    prompts = join_prompts(make_queries(vocabulary, templates, said))
-    if long := [prompt for prompt in prompts if len(prompt) > _SHORT]:
-        from ovlabel.model.clip import too_long
+    for prompt in _cut_off(vocabulary, descriptions):
+        print(f"look at: longer than CLIP reads, so its end is cut off: {prompt}")
 
-        for prompt in too_long(long):
-            print(f"look at: longer than CLIP reads, so its end is cut off: {prompt}")
+
+def _cut_off(vocabulary: Vocabulary, descriptions: Path | None) -> list[str]:
+    """The prompts of a vocabulary and its descriptions that CLIP reads in part only."""
+    from ovlabel.text.prompts import join_prompts, load_descriptions, make_queries
+    from ovlabel.text.templates import load_templates
+
+    sentences = load_descriptions(descriptions or "", vocabulary)
+    prompts = join_prompts(make_queries(vocabulary, load_templates("imagenet80"), sentences))
+    if not (long := [prompt for prompt in prompts if len(prompt) > _SHORT]):
+        return []
+    from ovlabel.model.clip import too_long
+
+    return list(too_long(long))
 
 
 def vocab_describe(
-    name: Annotated[str, typer.Argument(help="Vocabulary, name or file.")],
-    out: Annotated[Path, typer.Argument(help="File to write, for --set text.descriptions=FILE.")],
-    endpoint: Annotated[str | None, typer.Option(help="OpenAI-compatible, as http://localhost:8000/v1.")] = None,
-    model: Annotated[str, typer.Option(help="Name of the model there.")] = "gpt-4o-mini",
-    answers: Annotated[Path | None, typer.Option(help="A file of answers instead: 'class: sentence' lines.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="Sentences a class.")] = 20,
+    name: Annotated[
+        str, typer.Argument(help="Vocabulary, name or file.", metavar="NAME", autocompletion=complete_vocabularies)
+    ],
+    out: Annotated[Path, typer.Argument(help="File to write, for --set text.descriptions=FILE.", metavar="FILE")],
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="OpenAI-compatible, as http://localhost:8000/v1.")
+    ] = None,
+    model: Annotated[str, typer.Option(metavar="NAME", help="Name of the model there.")] = "gpt-4o-mini",
+    answers: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A file of answers instead: 'class: sentence' lines.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, metavar="N", help="Sentences a class.")] = 20,
 ) -> None:
     """Write sentences that describe each class: by a language model you name, or from its answers in a file.
 
     The endpoint's key is read from $OPENAI_API_KEY. Nothing is ever asked while annotating.
+
+    \b
+    Example:
+      ovlabel vocab describe my.toml sentences.toml --answers answers.txt
     """
     from ovlabel.text import describe
+    from ovlabel.text.vocabulary import load_vocabulary
 
     vocabulary = load_vocabulary(name)
     names = [entry.name for index, entry in enumerate(vocabulary.classes) if index != vocabulary.background]
     if (endpoint is None) == (answers is None):
         raise ConfigError("name one of --endpoint and --answers")
     if answers is not None:
-        said = describe.read_answers(answers, names)
+        sentences = describe.read_answers(answers, names)
     else:
-        said = describe.ask(names, str(endpoint), model, count, describe.api_key())
-    describe.write(out, said)
-    print(f"{sum(map(len, said.values()))} sentences for {len(said)} classes in {out}")
+        sentences = describe.ask(names, str(endpoint), model, count, describe.api_key())
+    describe.write(out, sentences)
+    print(f"{sum(map(len, sentences.values()))} sentences for {len(sentences)} classes in {out}")
 
 
 def _count(templates: Templates) -> int:
+    """The most sentences that a kind of class has."""
     return max(len(sentences) for sentences in templates.by_kind.values())

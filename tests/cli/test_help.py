@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
-from ovlabel.cli import commands, main
+from ovlabel.cli import app, commands
 from tests.cli.test_cli import Run, ovlabel
 
 __all__ = ["ovlabel"]
+ROOT = Path(__file__).parents[2]
 
 COMMANDS = [
     "",
@@ -24,7 +31,7 @@ COMMANDS = [
     "vocab describe",
 ]
 LONG = {"annotate", "bench", "ablate", "score"}  # show every option there is, which takes more than one screen
-HEAVY = "numpy scipy PIL zarr dask torch open_clip matplotlib huggingface_hub pyarrow rich".split()  # noqa: SIM905
+HEAVY = "numpy scipy PIL zarr dask torch open_clip matplotlib huggingface_hub pyarrow rich pydantic".split()  # noqa: SIM905
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -39,9 +46,8 @@ def test_help_fits_on_a_screen_and_shows_an_example(
     assert max(len(line) for line in lines) <= 80
     assert said.out.startswith(f"Usage: ovlabel {command}".rstrip())
     assert ovlabel(*command.split(), "-h").out == said.out
-    if command and not command.startswith("vocab "):
-        assert "Example" in said.out
-        assert f"    ovlabel {command}" in said.out
+    assert "Example" in said.out
+    assert f"    ovlabel {command}".rstrip() in said.out
 
 
 def test_the_overview_describes_every_command_in_a_line_that_ends(
@@ -106,6 +112,13 @@ def test_help_loads_nothing_that_computes(command: str) -> None:
         ("ovlabel annotate x --preset sc", {"sclip", "scclip"}),
         ("ovlabel annotate x --vocab voc", {"voc20", "voc21"}),
         ("ovlabel annotate x --templates top", {"top3", "top7"}),
+        ("ovlabel annotate x --chunk 8 --preset nac", {"naclip"}),
+        ("ovlabel annotate x --device c", {"cpu", "cuda"}),
+        ("ovlabel annotate --log-format js", {"json"}),
+        ("ovlabel stages lo", {"loftup"}),
+        ("ovlabel stages loftup x --off", {"--offline"}),
+        ("ovlabel ablate i t --preset nac", {"naclip"}),
+        ("ovlabel vocab describe voc20", {"voc20"}),
         ("ovlabel export s o --format coco-p", {"coco-panoptic", "coco-polygons"}),
         ("ovlabel score s t --truth cam", {"camvid", "camvid-rgb"}),
         ("ovlabel presets nac", {"naclip"}),
@@ -130,11 +143,10 @@ def test_a_shell_completes_names_without_loading_what_computes(typed: str, offer
 
 
 def test_completion_can_be_shown_and_installed(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "ovlabel", "--show-completion", "bash"], capture_output=True, text=True, check=True
-    )
+    home = {**os.environ, "HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    line = [sys.executable, "-m", "ovlabel", "--show-completion", "bash"]
+    done = subprocess.run(line, capture_output=True, text=True, check=True, env=home)
     assert "_OVLABEL_COMPLETE=complete_bash" in done.stdout
-    home = {**os.environ, "HOME": str(tmp_path)}
     line = [sys.executable, "-m", "ovlabel", "--install-completion", "bash"]
     subprocess.run(line, capture_output=True, text=True, check=True, env=home)
     assert "ovlabel" in (tmp_path / ".bashrc").read_text()
@@ -146,14 +158,68 @@ def test_a_mistyped_command_is_answered_with_the_nearest(ovlabel: Run) -> None:
     assert "annotate" in said.err
 
 
-def test_a_defect_says_where_to_report_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def broken(*_: object) -> None:
+@pytest.fixture
+def defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `ovlabel status` and `ovlabel annotate` fail as they would by a mistake in the code."""
+
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("by a defect")
 
     monkeypatch.setattr("ovlabel.store.read.open_store", broken)
-    assert main(["status", "x.zarr"]) == 1
-    said = capsys.readouterr().err
-    assert "Traceback" in said
-    assert "ZeroDivisionError: by a defect" in said
-    assert said.splitlines()[-1].startswith("ovlabel: this is a defect of ovlabel ")
-    assert said.splitlines()[-1].endswith("https://github.com/ovlabel/ovlabel/issues")
+    monkeypatch.setattr("ovlabel.run.job.prepare", broken)
+
+
+@pytest.mark.usefixtures("defect")
+def test_a_defect_says_where_to_report_it(ovlabel: Run) -> None:
+    said = ovlabel("status", "x.zarr")
+    assert said.code == 1
+    assert "Traceback" in said.err
+    assert "ZeroDivisionError: by a defect" in said.err
+    assert said.err.splitlines()[-1].startswith("ovlabel: this is a defect of ovlabel ")
+    assert said.err.splitlines()[-1].endswith("https://github.com/ovlabel/ovlabel/issues")
+
+
+@pytest.mark.usefixtures("defect")
+def test_a_defect_is_reported_as_json_lines_where_these_are_asked_for(ovlabel: Run) -> None:
+    said = ovlabel("annotate", "x", "--log-format", "json")
+    assert said.code == 1
+    trace, report = (json.loads(line) for line in said.err.splitlines())
+    assert trace["message"].endswith("ZeroDivisionError: by a defect")
+    assert report["message"].endswith("https://github.com/ovlabel/ovlabel/issues")
+
+
+@pytest.mark.usefixtures("defect")
+def test_a_defect_of_a_checkout_that_is_not_installed_is_told_too(
+    ovlabel: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "metadata", missing)
+    said = ovlabel("status", "x.zarr")
+    assert said.code == 1
+    assert said.err.splitlines()[-1].endswith("please report it, with the lines above")
+
+
+def test_the_address_of_issues_is_that_of_pyproject() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["urls"]["Issues"] == "https://github.com/ovlabel/ovlabel/issues"
+    assert {"Homepage", "Documentation", "Issues", "Changelog"} == set(project["urls"])
+
+
+def rows(command: str) -> set[str]:
+    """The options of a command in the tables of the manual."""
+    manual = (ROOT / "ovlabel" / "cli" / "README.md").read_text(encoding="utf-8")
+    section = manual.partition(f"\n### `ovlabel {command}`\n")[2].partition("\n#")[0]
+    cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("|")]
+    return {option for cell in cells for option in re.findall(r"--[a-z][a-z-]*", cell)}
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command])
+def test_the_manual_lists_every_option(command: str) -> None:
+    found: Any = typer.main.get_command(app)
+    context = typer.Context(found)
+    for name in command.split():
+        found = found.get_command(context, name)
+    options = {option for one in found.params for option in one.opts if option.startswith("--")}
+    assert rows(command) == options
