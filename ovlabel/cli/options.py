@@ -60,7 +60,7 @@ Vocab = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Vocabulary, name or file. [default: coco-stuff]",
+        help="Name (ovlabel vocab list) or file. [default: coco-stuff]",
         rich_help_panel="Labels",
         autocompletion=complete_vocabularies,
     ),
@@ -73,7 +73,7 @@ Templates = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Prompt templates, name or file.",
+        help="Name (ovlabel vocab list) or file of prompts.",
         rich_help_panel="Labels",
         autocompletion=complete_templates,
     ),
@@ -82,7 +82,7 @@ Preset = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="Stack of stages, name or .toml file.",
+        help="Stages: name (ovlabel presets) or .toml file.",
         rich_help_panel="Labels",
         autocompletion=complete_presets,
     ),
@@ -119,7 +119,9 @@ ConventionName = Annotated[
         "--truth", metavar="NAME", help="How masks are written: coco-stuff, voc, …", autocompletion=complete_conventions
     ),
 ]
-ClassMapFile = Annotated[Path | None, typer.Option("--map", metavar="FILE", help='TOML lines: "wall-brick" = "wall".')]
+ClassMapFile = Annotated[
+    Path | None, typer.Option("--map", metavar="FILE", help='TOML lines, predicted = true: "wall-brick" = "wall".')
+]
 
 
 def config_from(

@@ -51,8 +51,8 @@ class Crf(Stage):
     prune: Annotated[
         bool,
         Doc(
-            "Whether only classes take part that are most probable somewhere. The others become one rest with the "
-            "sum of their probabilities, which neighbours do not support, and keep their order within it."
+            "Whether only classes take part that are the most probable at some pixel. The others take part as one "
+            "class with the sum of their probabilities, which gains nothing from its neighbours; their ranking stays."
         ),
     ] = True
     scale: Annotated[
