@@ -35,7 +35,7 @@ _TABLE_TAKES = {int: "integer", float: "number", str: "string", bool: "true or f
 
 
 class Raw(str):
-    """A value as typed behind `--set key=`. The type of the key decides how it is read."""
+    """A value as typed after `--set key=`. The type of the key decides how it is read."""
 
 
 @dataclass(frozen=True)
@@ -73,19 +73,19 @@ class Kind:
             case (Ge(ge=least), Le(le=most)):
                 return f"{least} to {most}"
             case bounds:
-                return ", ".join(_said(bound) for bound in bounds)
+                return ", ".join(_worded(bound) for bound in bounds)
 
     def range(self) -> str:
         """The bounds in words, for messages: "between 0 and 1", "positive and finite, at most 64"; "" if none."""
         if self.type is not float:
-            return " and ".join(map(_said, self.bounds))
+            return " and ".join(map(_worded, self.bounds))
         match self.bounds:
             case (Ge(ge=least), Le(le=most)):
                 text = f"between {least} and {most}"
             case (Gt(gt=0), upper):
-                text = _said(upper)
+                text = _worded(upper)
             case bounds:
-                text = " and ".join(map(_said, bounds))
+                text = " and ".join(map(_worded, bounds))
         return f"positive and finite, {text}" if _above_zero(self.bounds) else text
 
 
@@ -318,7 +318,7 @@ def _keeps(bound: _Bound, value: Any) -> bool:
             return bool(value <= limit)
 
 
-def _said(bound: _Bound) -> str:
+def _worded(bound: _Bound) -> str:
     """One bound in words."""
     match bound:
         case Gt(gt=limit):

@@ -263,17 +263,23 @@ class WindowContext:
     """What a stage may read up to the level `window`. All tensors lie on the run's device.
 
     Attributes:
-        pixels: b 3 H W, normalised with the model's constants, as the encoder saw them, padding included.
-        padding: zeros at the (left, right, top, bottom) of every window; maps cover them too, up to the level `window`.
-        text: q e unit vectors, float32. class_of: int64 q, each query's class. logit_scale: the softmax multiplier.
-        trace: the layers of this batch; its last layer holds the tokens as the level `tokens` left them. After
-            `tiling.stitch = "features"` there is one map of the whole image and no trace: asking it raises StackError.
-        cls: b e, the [CLS] token behind the stack's last block; None before the level `features`, and without a trace.
+        pixels: b × 3 × H × W, normalised with the model's constants, as the encoder saw them, padding included.
+        text: q × e unit vectors of the queries, float32.
+        class_of: int64, q: the class of each query.
+        logit_scale: the factor of cosines before the softmax.
+        trace: the layers of this batch; its last layer holds the tokens as the level `tokens` left them. Under
+            `tiling.stitch = "features"` a batch is one map of the whole image, which has no trace: reading its layers
+            raises StackError.
         boxes: b places in the working-size image, without the padding.
-        preview: the stage's own scores → b q h w cosines through the later scores stages and all attention and block
-            stages, never through features or later (a first segmentation without a cycle).
-        rerun: b n width tokens → the last block's output for them under this stack's attention, before any edit at
-            the level `block`; for stages that act there.
+        padding: zeros at the (left, right, top, bottom) of every window, in pixels. Tokens, features and maps cover
+            them too, up to the level `window`.
+        cls: b × e, the [CLS] token after the last block as the stack has edited it; None before the level `features`,
+            and where there is no trace.
+        preview: for stages that act at the level `scores`. Called with the stage's own scores, it returns cosines
+            b × q × h × w: a first segmentation through the later stages at `scores` and all stages at `attention` and
+            `block`, without those at `features` or later.
+        rerun: for stages that act at the level `block`. Called with tokens b × n × width, it returns the last block's
+            output for them under this stack's attention, before any edit at that level.
     """
 
     pixels: Tensor
@@ -293,10 +299,11 @@ class ImageContext:
     """What a stage may read from the level `logits` on.
 
     Attributes:
-        image: uint8 H W 3, RGB, at image size.
-        pixels: 3 H W, the working-size image, normalised.
-        bank: what is asked: class of each query, groups, background. text: its q e unit vectors on the run's device.
-        logit_scale: the softmax multiplier.
+        image: uint8, H × W × 3, RGB, at image size.
+        pixels: 3 × H × W, the working-size image, normalised.
+        bank: what is asked: the class of each query, groups, the background.
+        text: q × e, the unit vectors of the bank on the run's device.
+        logit_scale: the factor of cosines before the softmax.
     """
 
     image: UInt8Image

@@ -35,7 +35,7 @@ from ovlabel.store.verify import verify
 from ovlabel.types import Annotation, UInt8Image
 
 POINTS = (
-    "ovlabel.store.lock._say",
+    "ovlabel.store.lock._write",
     "ovlabel.store.lock.Lock.start",
     "ovlabel.store.lock.Lock.note",
     "ovlabel.store.lock.Lock.check",
@@ -68,7 +68,7 @@ CHUNK = 2
 class Fake:
     """A segmenter that labels by brightness."""
 
-    behind = 0
+    in_flight = 0
     together = 1
 
     def begin_all(self, images: Sequence[UInt8Image]) -> list[Callable[[], Annotation]]:

@@ -160,9 +160,9 @@ def worked_on(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 @pytest.mark.parametrize("path", files_with("python"), ids=named)
 def test_python_blocks_run_one_after_another(path: Path, worked_on: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of one page share their names; a traceback shows the page's own lines."""
-    page = ModuleType("manual")
-    monkeypatch.setitem(sys.modules, "manual", page)  # where dataclasses of a block look for their own names
+    """Blocks of one page are one module; a traceback shows the page's own lines."""
+    page = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", page)  # where dataclasses look their annotations up
     names = vars(page)
     for block in blocks(path):
         if block.language != "python":
@@ -170,7 +170,7 @@ def test_python_blocks_run_one_after_another(path: Path, worked_on: Path, monkey
         if block.text.startswith(">>> "):
             run_examples(doctest.DocTestParser().get_doctest(block.text, names, str(block), str(path), block.line - 1))
         else:
-            exec(compile("\n" * (block.line - 1) + block.text, str(path), "exec"), names)
+            exec(compile("\n" * (block.line - 1) + block.text, str(path), "exec", dont_inherit=True), names)
 
 
 def run_examples(examples: doctest.DocTest) -> None:

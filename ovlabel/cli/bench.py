@@ -47,7 +47,7 @@ def bench(
 ) -> None:
     """How fast your folder would be annotated, what takes the time, and when it would be done.
 
-    Nothing is left behind. The floor is open_clip's own forward over the same windows.
+    What is written is removed again. The floor is open_clip's own forward over the same windows.
 
     \b
     Example (random weights are as fast as others):

@@ -72,7 +72,7 @@ def _report(store: Store, drawn: list[str], folder: Path, preset: str) -> None:
     from ovlabel.evaluation.metrics import iou, miou, pixel_accuracy
     from ovlabel.evaluation.scoring import score_labels
     from ovlabel.evaluation.truth import TruthClass, open_truth
-    from ovlabel.pictures.overlay import beside, overlay, sheet
+    from ovlabel.pictures.overlay import beside, contact_sheet, overlay
     from ovlabel.pictures.read import decode, read_file
 
     truth = open_truth(folder / "truth", "raw", [TruthClass(name) for name in CLASSES])
@@ -85,7 +85,7 @@ def _report(store: Store, drawn: list[str], folder: Path, preset: str) -> None:
         coloured = overlay(scene, store[key].labels, store.class_names, [entry.colour for entry in store.classes])
         pictures.append(beside(Image.fromarray(scene), coloured))
         pictures[-1].save(overlays / f"{Path(key).stem}.png")
-    sheet(pictures).save(folder / f"{preset}-overlays.png")
+    contact_sheet(pictures).save(folder / f"{preset}-overlays.png")
     each = iou(scores.counts)
     order = [i for i in np.argsort(-np.nan_to_num(each, nan=-1)) if not np.isnan(each[i])]
     mean, accuracy = 100 * miou(scores.counts), 100 * pixel_accuracy(scores.counts)

@@ -69,10 +69,10 @@ def cpu() -> str:
 def cuda(report: Report) -> str:
     """The number of CUDA devices, each of which is checked too; torch's warning about a driver becomes a problem."""
     torch = import_module("torch")
-    with warnings.catch_warnings(record=True) as given:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    for warning in given:
+    for warning in caught:
         if warning.category is UserWarning:
             report.problems.append(f"CUDA: {one_line(warning.message)}; repair the driver, or pass --device cpu")
     for index in range(count):

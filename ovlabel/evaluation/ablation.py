@@ -33,7 +33,8 @@ class Variant:
     """A stack and what it reaches.
 
     Attributes:
-        left_out: the stage or the option that is missing, or WHOLE. scores: with boundaries.
+        left_out: the stage or the option that is missing, or WHOLE.
+        scores: of the images, with boundaries.
         seconds: per image, without the encoder, which all variants share.
         refused: why this stack can't be run, in which case the scores are None.
     """
@@ -110,7 +111,9 @@ def ablate(
     """Segment every image with the whole stack and without each of its stages; the encoder runs once a window.
 
     Args:
-        segmenter: of the whole stack. items: (image, its mask's name). classes: from `score.map_classes`.
+        segmenter: of the whole stack.
+        items: the images, each with its mask's name.
+        classes: as `class_map.map_classes` gives them.
 
     Returns:
         The variants, the whole stack first, and the encoder's seconds per image.

@@ -27,12 +27,18 @@ CONSTANTS = {  # of the input, on values in 0 … 1
     "CLIP": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     "ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
-ENOUGH = 0.9  # of the best, for features to be taken as the network's own
+ENOUGH = 0.9  # features of this fraction of the best consistency are taken as the network's own
 
 
 @dataclass(frozen=True)
 class Consistency:
-    """r of one kind of features under one normalisation of the input: −1 … 1."""
+    """How consistent one kind of features is under one normalisation of the input.
+
+    Attributes:
+        features: a name in `CANDIDATES`.
+        constants: a name in `CONSTANTS`.
+        r: the consistency, −1 … 1; see `consistency`.
+    """
 
     features: str
     constants: str
@@ -40,12 +46,14 @@ class Consistency:
 
 
 def consistency(network: LoftUp, features: Tensor, guidance: Tensor) -> float:
-    """Mean cosine, −1 … 1, between the upsampled features pooled back to the grid and the features that went in.
+    """Mean cosine, −1 … 1, of features and the same features upsampled by a network and pooled back to their grid.
 
-    Both in the network's normalised space. Features like those it was trained on come back as they were.
+    Both are taken in the network's normalised space. Features like those it was trained on come back unchanged.
 
     Args:
-        features: b e h w. guidance: b 3 H W, a whole number of cells a patch.
+        network: the LoftUp checkpoint.
+        features: b × e × h × w.
+        guidance: b × 3 × H × W, the image, a whole number of cells a patch.
     """
     grid = (features.shape[-2], features.shape[-1])
     back = F.adaptive_avg_pool2d(network.features(features, guidance), grid)

@@ -249,7 +249,7 @@ def _tensor(claim: Any, read_storage: _Read, storages: dict[_Storage, Tensor]) -
 
 def _attributes(root: _Module) -> Iterator[tuple[str, Any]]:
     """Every tensor below a module by dotted name; a module that occurs twice is visited once."""
-    seen, count = {id(root)}, 0
+    visited, count = {id(root)}, 0
     unvisited = [("", root)]
     while unvisited:
         prefix, module = unvisited.pop()
@@ -262,8 +262,8 @@ def _attributes(root: _Module) -> Iterator[tuple[str, Any]]:
                 raise WeightsError("its modules hold more, or deeper, than any model's")
             if isinstance(value, _Claim):
                 yield prefix + name, value
-            elif isinstance(value, _Module) and id(value) not in seen:
-                seen.add(id(value))
+            elif isinstance(value, _Module) and id(value) not in visited:
+                visited.add(id(value))
                 inner.append((f"{prefix}{name}.", value))
         unvisited += reversed(inner)
 

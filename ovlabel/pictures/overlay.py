@@ -94,7 +94,7 @@ def beside(left: Image.Image, right: Image.Image) -> Image.Image:
     return whole
 
 
-def sheet(pictures: list[Image.Image], height: int = 240, width: int = 2000) -> Image.Image:
+def contact_sheet(pictures: list[Image.Image], height: int = 240, width: int = 2000) -> Image.Image:
     """Scale pictures to one height and arrange them in rows, on white.
 
     Args:

@@ -37,13 +37,15 @@ class Measured:
     """Medians over the rounds, the parts once.
 
     Attributes:
-        images, windows: how many were measured, and how many windows they have together.
-        parts: seconds an image, one thing after the other (`PARTS`).
+        images: how many were measured.
+        windows: how many windows they have together.
+        parts: seconds an image of every part (`PARTS`), the parts one after the other.
         run: seconds an image of a whole run, which reads ahead and writes beside the encoder.
-        floor: seconds an image of open_clip's own forward over the same windows in the same batches.
+        floor: seconds an image of open_clip's own forward pass over the same windows in the same batches.
         ratios: run / floor of every round, sorted.
-        peak: bytes of memory of this process, at its highest; on the GPU, of its tensors. stored: bytes an image.
-        agreement: share of the pixels whose label is that of `reference`, 0 … 1; None without one.
+        peak: the most bytes of memory that this process has held; on a GPU, that its tensors have.
+        stored: bytes an image in the store.
+        agreement: fraction of the pixels, 0 … 1, whose label is that of `reference`; None without one.
     """
 
     images: int
@@ -69,8 +71,12 @@ def measure(
     """Measure a segmenter on images spread over a folder.
 
     Args:
-        items: the folder's images. count: so many are measured.
-        rounds: each runs the images, then the bare encoder over their windows.
+        folder: the folder of images.
+        items: its images.
+        segmenter: what is measured.
+        count: so many images are measured.
+        rounds: in each, the images are run, then the encoder alone over their windows.
+        chunk_size: images of a commit.
         reference: builds another segmenter, to see how many labels differ from it; called when all else is measured.
 
     Raises:
@@ -84,12 +90,12 @@ def measure(
     windows = [window for image in images for window in _windows(segmenter, image)]
     segmenter.annotation(images[0])
     _floor(segmenter, windows[:1])
-    told: list[tuple[float, float]] = []
+    runs, floors = [], []
     with tempfile.TemporaryDirectory() as where:
-        for number in range(rounds):
-            store = Path(where) / f"{number}.zarr"
-            run = _seconds(lambda store=store: _run(folder, store, chosen, segmenter, chunk_size))  # type: ignore[misc]
-            told.append((run / len(images), _seconds(lambda: _floor(segmenter, windows)) / len(images)))
+        store = Path(where) / "round.zarr"
+        for _ in range(rounds):
+            runs.append(_seconds(lambda: _run(folder, store, chosen, segmenter, chunk_size)) / len(images))
+            floors.append(_seconds(lambda: _floor(segmenter, windows)) / len(images))
             stored = sum(path.stat().st_size for path in store.rglob("*") if path.is_file()) / len(images)
             shutil.rmtree(store)
         parts = _parts(folder, chosen, segmenter, Path(where))
@@ -97,9 +103,9 @@ def measure(
         images=len(images),
         windows=sum(len(window) for window in windows),
         parts=parts,
-        run=median(run for run, _ in told),
-        floor=median(floor for _, floor in told),
-        ratios=tuple(sorted(run / floor for run, floor in told)),
+        run=median(runs),
+        floor=median(floors),
+        ratios=tuple(sorted(run / floor for run, floor in zip(runs, floors))),
         peak=torch.cuda.max_memory_allocated() if segmenter.encoder.device.type == "cuda" else peak_resident(),
         stored=stored,
         agreement=_agreement(segmenter, reference(), images) if reference else None,
@@ -107,7 +113,7 @@ def measure(
 
 
 def peak_resident() -> int:
-    """Bytes of memory that this process held at its highest."""
+    """The most bytes of memory that this process has held."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -117,7 +123,7 @@ def _agreement(segmenter: Segmenter, reference: Segmenter, images: Sequence[UInt
 
 
 def _windows(segmenter: Segmenter, image: UInt8Image) -> list[Tensor]:
-    """All windows of an image, b 3 h w for every scale and view; a view's windows stand for it as they are."""
+    """All windows of an image, b × 3 × h × w for every scale and view; those of a view are not mirrored or blurred."""
     tiling = segmenter.config.tiling
     scales = segmenter.prepare(image).scales
     return [
@@ -128,6 +134,7 @@ def _windows(segmenter: Segmenter, image: UInt8Image) -> list[Tensor]:
 
 
 def _floor(segmenter: Segmenter, windows: Sequence[Tensor]) -> None:
+    """open_clip's own forward pass over windows, in the run's batches."""
     with torch.inference_mode():
         for batch in windows:
             for start in range(0, len(batch), segmenter.batches.size):

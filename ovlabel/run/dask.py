@@ -28,8 +28,7 @@ from ovlabel.run.local import Annotator, Maker, OnImage, annotate_items, commit,
 from ovlabel.run.options import RunOptions
 from ovlabel.run.reading import VANISHED, Entry, Records, read_known
 from ovlabel.store.arrays import write_arrays
-from ovlabel.store.layout import new_name
-from ovlabel.store.lock import Shard
+from ovlabel.store.layout import Shard, new_name
 from ovlabel.store.record import Record, now
 from ovlabel.store.write import StoreWriter
 from ovlabel.types import ChunkReport, ImageItem

@@ -13,7 +13,7 @@ from pathlib import Path
 from stat import S_ISREG
 
 from ovlabel.errors import ConfigError, printable
-from ovlabel.store.lock import Shard
+from ovlabel.store.layout import Shard
 from ovlabel.types import ImageItem
 
 log = logging.getLogger("ovlabel")

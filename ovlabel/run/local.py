@@ -31,7 +31,7 @@ class Annotator(Protocol):
     """What a run needs of a segmenter."""
 
     @property
-    def behind(self) -> int:
+    def in_flight(self) -> int:
         """How many images may be begun before the first of them is finished."""
 
     @property
@@ -92,12 +92,12 @@ def annotate_items(
         note: called with the keys of the images that are being annotated.
     """
     begun, together = deque[Callable[[], Entry]](), list[Reading]()
-    for reading in read_ahead(items, known, note, segmenter.together, segmenter.behind):
+    for reading in read_ahead(items, known, note, segmenter.together, segmenter.in_flight):
         together += [] if reading is None else [reading]
         if reading is None or len(together) >= segmenter.together:
             begun += begin_images(together, segmenter)
             together = []
-        while len(begun) > (segmenter.behind if reading else 0):
+        while len(begun) > (segmenter.in_flight if reading else 0):
             yield begun.popleft()()
 
 

@@ -112,9 +112,9 @@ class Segmenter:
         return self.begin(image)()
 
     @property
-    def behind(self) -> int:
+    def in_flight(self) -> int:
         """How many images may be begun before the first of them is finished; 0 where that gains nothing."""
-        return self.stack.behind
+        return self.stack.in_flight
 
     @property
     def together(self) -> int:

@@ -92,16 +92,16 @@ class Stack:
         for position, stage in enumerate(self.stages):
             if level not in stage.acts_at():
                 continue
-            if stage.behind:
+            if stage.in_flight:
                 answer, rest = stage.begin(value, context), _unchecked(self.stages[position + 1 :])
                 return lambda: rest.edit(level, answer(), context)
             value = _method(stage, level)(value, context)
         return lambda: value
 
     @property
-    def behind(self) -> int:
+    def in_flight(self) -> int:
         """How many images may wait for a stage that works in other processes; 0 without such a stage."""
-        return max((stage.behind for stage in self.stages), default=0)
+        return max((stage.in_flight for stage in self.stages), default=0)
 
     def after(self, stage: Stage) -> Stack:
         """The stages that follow `stage`, for a preview. The order has been checked already."""

@@ -95,7 +95,7 @@ class Stage(Declared):
         raise NotImplementedError
 
     def features(self, features: Tensor, context: WindowContext) -> Tensor:
-        """Patches in the joint space: b × e × h × w."""
+        """Patches in the joint space, not normalised: b × e × h × w."""
         raise NotImplementedError
 
     def similarity(self, cosines: Tensor, context: WindowContext) -> Tensor:
@@ -145,7 +145,7 @@ class Stage(Declared):
         return None
 
     @property
-    def behind(self) -> int:
+    def in_flight(self) -> int:
         """How many images the stage may work on in other processes, through `begin`; 0: it has no such processes."""
         return 0
 

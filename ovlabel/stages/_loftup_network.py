@@ -73,21 +73,21 @@ class LoftUp:
         return torch.stack(out)
 
     def _queries(self, features: Tensor, guidance: Tensor, *, maps: bool) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Chunks of one image's queries behind the last layer, n × width; with `maps` their attention, n × h·w."""
+        """Chunks of one image's queries after the last layer, n × width; with `maps` their attention, n × h·w."""
         grid = self.normalised(features)
         code = fourier(_coordinates(grid), self.tensors["lr_pe.biases"])
         context = torch.cat([grid, code], 1).flatten(2)[0].T
         keys_values = [self._keys_values(layer, context) for layer in range(_LAYERS)]
         stem = self.stem(guidance).flatten(2)[0].T
         for start in range(0, len(stem), _CHUNK):
-            queries, seen = stem[start : start + _CHUNK], None
+            queries, total = stem[start : start + _CHUNK], None
             for layer in range(_LAYERS):
                 mixed, attention = self._attend(layer, queries, *keys_values[layer], maps=maps)
                 queries = queries + mixed
                 queries = queries + self._feed_forward(layer, queries)
                 if attention is not None:
-                    seen = attention if seen is None else seen + attention
-            yield queries, None if seen is None else seen / _LAYERS
+                    total = attention if total is None else total + attention
+            yield queries, None if total is None else total / _LAYERS
 
     def code(self, guidance: Tensor) -> Tensor:
         """Guidance b 3 H W → its Fourier code, b 203 H W."""

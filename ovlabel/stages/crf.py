@@ -78,7 +78,7 @@ class Crf(Stage):
         return self._run(probabilities, context, apart=False)()
 
     @property
-    def behind(self) -> int:
+    def in_flight(self) -> int:
         """As many images as there are processes, with pydensecrf; else 0."""
         return _mean_field.count() if self.backend == "pydensecrf" else 0
 

@@ -34,11 +34,11 @@ class Sharpen(Stage):
         if not self.target or len(logits) < 2:
             return logits
         flat = logits.flatten(1)
-        seen = flat[:, :: max(1, flat.shape[1] // _SAMPLES)] * context.logit_scale
+        sampled = flat[:, :: max(1, flat.shape[1] // _SAMPLES)] * context.logit_scale
         low, high = _LEAST, _MOST
         for _ in range(_STEPS):
             middle = (low * high) ** 0.5
-            if float((middle * seen).softmax(0).amax(0).mean()) < self.target:
+            if float((middle * sampled).softmax(0).amax(0).mean()) < self.target:
                 low = middle
             else:
                 high = middle

@@ -22,13 +22,11 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ovlabel.errors import StoreError
-
-if TYPE_CHECKING:
-    from ovlabel.store.lock import Shard
 
 FORMAT = 2
 METADATA = "zarr.json"
@@ -39,6 +37,26 @@ METADATA_BYTES = 2**30  # the largest metadata file that is read
 MOST_CLASSES = 2**16 - 2
 _CHUNK = re.compile(r"(\d{8})-[0-9a-f]{8}(?:-(\d+of\d+))?")
 _REMOVABLE = re.compile(rf"{CHUNKS}|{CHUNKS}/{_CHUNK.pattern}|(?:{CHUNKS}/)?zarr\.(?:\w+\.)*partial|{LOCK.pattern}")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several parts of a folder that are annotated independently; a key's part depends on the key alone.
+
+    Attributes:
+        index: which part, from 1 to `count`.
+        count: how many parts there are.
+
+    Example:
+        >>> str(Shard(2, 8))
+        '2of8'
+    """
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.index}of{self.count}"
 
 
 def new_name(number: int, shard: Shard | None) -> str:

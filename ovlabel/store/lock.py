@@ -29,7 +29,7 @@ from typing import Any
 
 from ovlabel import files
 from ovlabel.errors import BusyError, StoreError
-from ovlabel.store.layout import LOCK, remove
+from ovlabel.store.layout import LOCK, Shard, remove
 from ovlabel.store.record import now
 
 log = logging.getLogger("ovlabel")
@@ -38,27 +38,7 @@ BEAT_SECONDS = 5.0  # between two touches of the lock file by its owner
 DEAD_SECONDS = 30.0  # without a touch: the owner counts as dead
 _LARGEST = 2**24  # bytes of a lock file that are read
 _POLL_SECONDS = 0.5  # between two looks at another owner's file
-_SAY_SECONDS = 60.0  # between two lines of the log while waiting
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One of several parts of a folder that are annotated independently; a key's part depends on the key alone.
-
-    Attributes:
-        index: which part, from 1 to `count`.
-        count: how many parts there are.
-
-    Example:
-        >>> str(Shard(2, 8))
-        '2of8'
-    """
-
-    index: int
-    count: int
-
-    def __str__(self) -> str:
-        return f"{self.index}of{self.count}"
+_REPORT_SECONDS = 60.0  # between two lines of the log while waiting
 
 
 @dataclass
@@ -88,7 +68,7 @@ class Lock:
         """
         try:
             with self._telling:
-                owner: dict[str, Any] | None = _said(self.path)
+                owner: dict[str, Any] | None = _content(self.path)
         except FileNotFoundError:
             owner = None
         except OSError as error:
@@ -107,7 +87,7 @@ class Lock:
             work: keys of images.
         """
         with contextlib.suppress(OSError), self._telling:  # the next commit reports a full disk
-            _say(self._handle, {**self.owner, "work": work})
+            _write(self._handle, {**self.owner, "work": work})
 
     def start(self) -> None:
         """Start the thread that touches the lock file."""
@@ -170,13 +150,13 @@ def owners(store: Path) -> list[str]:
 
 def _patiently(store: Path, shard: Shard | None) -> Lock:
     """Take the lock as soon as no other process holds one that excludes it."""
-    said = -_SAY_SECONDS
+    reported = -_REPORT_SECONDS
     while True:
         try:
             return _all(store, shard)
         except BusyError as error:
-            if time.monotonic() - said >= _SAY_SECONDS:
-                said = time.monotonic()
+            if time.monotonic() - reported >= _REPORT_SECONDS:
+                reported = time.monotonic()
                 log.info("waiting: %s", error)
             time.sleep(_POLL_SECONDS)
 
@@ -228,7 +208,7 @@ def _take(path: Path) -> Lock:
                 "pid": os.getpid(),
                 "since": now(),
             }
-            _say(handle, {**owner, "work": suspects})
+            _write(handle, {**owner, "work": suspects})
             return Lock(path, owner, suspects, handle)
         except FileNotFoundError:  # its owner has released and removed it meanwhile: try again
             os.close(handle)
@@ -267,9 +247,9 @@ def _outlive(path: Path, handle: int, exact: bool) -> None:
             raise BusyError(_busy(path, owner))
 
 
-def _say(handle: int, said: dict[str, Any]) -> None:
+def _write(handle: int, content: dict[str, Any]) -> None:
     """Write the file's content in place, so that flock stays in force, and cut off what is left of the old content."""
-    data = json.dumps(said).encode()
+    data = json.dumps(content).encode()
     os.pwrite(handle, data, 0)
     os.ftruncate(handle, len(data))
 
@@ -277,20 +257,20 @@ def _say(handle: int, said: dict[str, Any]) -> None:
 def _owner(path: Path) -> dict[str, Any] | None:
     """The owner that a lock file names; {} where it names none yet, None where there is no file."""
     try:
-        return _said(path)
+        return _content(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
         return {}
 
 
-def _said(path: Path) -> dict[str, Any]:
+def _content(path: Path) -> dict[str, Any]:
     """The content of a lock file. Raises OSError or ValueError where it can't be read."""
     try:
-        said, _ = json.JSONDecoder().raw_decode(files.read_up_to(path, _LARGEST).decode())
+        reported, _ = json.JSONDecoder().raw_decode(files.read_up_to(path, _LARGEST).decode())
     except RecursionError as error:
         raise ValueError(str(error)) from None
-    return said if isinstance(said, dict) else {}
+    return reported if isinstance(reported, dict) else {}
 
 
 def _busy(path: Path, owner: dict[str, Any] | None) -> str:

@@ -57,7 +57,7 @@ class TopProbabilities(NamedTuple):
 
 
 class StoredImage:
-    """One annotated image of a store; arrays are read when asked for.
+    """One annotated image of a store; its arrays are read from the disk each time they are asked for.
 
     Attributes:
         record: size, place and checksums of the image, from its commit.

@@ -21,6 +21,7 @@ from ovlabel.store.commits import read_commits
 from ovlabel.store.layout import (
     CHUNKS,
     METADATA,
+    Shard,
     chunk_path,
     exists,
     group,
@@ -30,7 +31,7 @@ from ovlabel.store.layout import (
     remove,
     shard_of,
 )
-from ovlabel.store.lock import Lock, Shard, locked
+from ovlabel.store.lock import Lock, locked
 from ovlabel.store.manifest import Manifest, read_manifest
 from ovlabel.store.read import Store
 from ovlabel.store.record import Record, pack

@@ -25,7 +25,7 @@ from ovlabel.text.vocabulary import Vocabulary
 from ovlabel.types import TextBank, TextEncoder
 
 _BATCH = 256
-_SAY_SECONDS = 15
+_REPORT_SECONDS = 15
 _HEADER = 4096  # bytes of a .npy file's
 _NEUTRAL = ("object", "thing", "area", "surface", "something")
 _RULE = "normalise each, mean, normalise"
@@ -162,11 +162,11 @@ def encode(queries: list[Query], clip: TextEncoder) -> npt.NDArray[np.float32]:
     tokens = clip.tokenise(prompts)
     order = tokens.argmax(-1).argsort(stable=True)
     encoded: dict[str, Tensor] = {}
-    said = time.monotonic()
+    reported = time.monotonic()
     with torch.inference_mode():
         for start in range(0, len(order), _BATCH):
-            if time.monotonic() - said > _SAY_SECONDS:
-                said = time.monotonic()
+            if time.monotonic() - reported > _REPORT_SECONDS:
+                reported = time.monotonic()
                 log.info("encoded %d of %d prompts", start, len(prompts))
             rows = order[start : start + _BATCH]
             for row, vector in zip(rows.tolist(), clip.encode_text(tokens[rows]).cpu(), strict=True):

@@ -137,12 +137,12 @@ def _check_prompts(vocabulary: Vocabulary, templates: Templates, descriptions: M
     letters_of = {kind: sum(map(len, sentences)) for kind, sentences in templates.by_kind.items()}
     prompts = letters = 0
     for entry in vocabulary.classes:
-        own, said = entry.prompts or templates.by_kind[entry.kind], descriptions.get(entry.name, ())
+        own, described = entry.prompts or templates.by_kind[entry.kind], descriptions.get(entry.name, ())
         names, places, sentences = len(entry.asked), 1 + len(entry.contexts), len(own)
-        prompts += names * places * sentences + len(said)
+        prompts += names * places * sentences + len(described)
         letters += names * places * (sum(map(len, own)) if entry.prompts else letters_of[entry.kind])
         letters += places * sentences * sum(map(len, entry.asked))
-        letters += names * sentences * sum(map(len, entry.contexts)) + sum(map(len, said))
+        letters += names * sentences * sum(map(len, entry.contexts)) + sum(map(len, described))
     _check_amount(f"vocabulary {vocabulary.name} with templates {templates.name}", prompts, letters)
 
 

@@ -34,7 +34,7 @@ class Painted:
     def __init__(self, classes: int) -> None:
         self.dtype = np.uint8 if classes < 255 else np.uint16
 
-    behind, together = 0, 1
+    in_flight, together = 0, 1
 
     def begin_all(self, images: Sequence[UInt8Image]) -> list[Callable[[], Annotation]]:
         return [self.begin(image) for image in images]

@@ -37,7 +37,7 @@ CONFIG = load_config("plain", {"text.vocabulary": "classes:dark, middle, bright"
 class Fake:
     """A segmenter that labels by brightness and remembers what it was shown, and in which order it finished."""
 
-    behind = 0
+    in_flight = 0
     together = 1
 
     def __init__(self) -> None:
@@ -648,7 +648,7 @@ def test_images_are_begun_while_others_are_waited_for(fake: Fake, tmp_path: Path
     """As many as the segmenter allows; records and commits keep the folder's order."""
     for number in range(4):
         draw(tmp_path / "images" / f"{number}.png", number)
-    fake.behind = 2
+    fake.in_flight = 2
     reports = list(
         prepare(tmp_path / "images", CONFIG, tmp_path / "s.zarr", RunOptions(chunk_size=3)).run(make=fake.make)
     )
@@ -659,12 +659,14 @@ def test_images_are_begun_while_others_are_waited_for(fake: Fake, tmp_path: Path
     assert [report.done for report in reports] == [("0.png", "1.png", "2.png"), ("3.png",)]
 
 
-@pytest.mark.parametrize(("together", "behind"), [(1, 0), (1, 2), (3, 0), (3, 2)])
-def test_what_is_in_work_is_noted_until_it_is_finished(fake: Fake, tmp_path: Path, together: int, behind: int) -> None:
+@pytest.mark.parametrize(("together", "in_flight"), [(1, 0), (1, 2), (3, 0), (3, 2)])
+def test_what_is_in_work_is_noted_until_it_is_finished(
+    fake: Fake, tmp_path: Path, together: int, in_flight: int
+) -> None:
     """Also what waits behind the segmenter: should the process die, it is among the suspects."""
     for number in range(12):
         draw(tmp_path / "images" / f"{number:02}.png", number)
-    fake.together, fake.behind = together, behind
+    fake.together, fake.in_flight = together, in_flight
     noted, whole = list[set[str]](), fake.annotation
 
     def annotation(image: UInt8Image) -> Annotation:
@@ -680,7 +682,7 @@ def test_what_is_in_work_is_noted_until_it_is_finished(fake: Fake, tmp_path: Pat
 def test_running_out_of_memory_behind_is_recorded_too(fake: Fake, tmp_path: Path) -> None:
     for number in range(3):
         draw(tmp_path / "images" / f"{number}.png", number)
-    fake.behind = 1
+    fake.in_flight = 1
     whole = fake.annotation
 
     def annotation(image: UInt8Image) -> Annotation:

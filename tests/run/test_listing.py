@@ -16,7 +16,8 @@ from ovlabel.errors import BusyError, ConfigError, RunError
 from ovlabel.run.job import Job, default_store, prepare
 from ovlabel.run.listing import Selection, parse_names, parse_shard
 from ovlabel.run.options import RunOptions
-from ovlabel.store.lock import Shard, locked
+from ovlabel.store.layout import Shard
+from ovlabel.store.lock import locked
 from ovlabel.store.read import open_store
 from ovlabel.types import Annotation, UInt8Image
 from tests.run.test_job import CONFIG, Fake, draw

@@ -274,10 +274,10 @@ def test_begin_gives_what_the_stage_gives(image: ImageContext) -> None:
     at_once = stage.probabilities(p.clone(), image)
     assert torch.equal(stage.begin(p.clone(), image)(), at_once)
     stack = Stack((stage, Crf2()))
-    assert stack.behind >= 1
+    assert stack.in_flight >= 1
     answer = stack.begin("probabilities", p.clone(), image)
     assert torch.equal(answer(), at_once * 0.5)
-    assert Stack((Pamr(),)).behind == 0
+    assert Stack((Pamr(),)).in_flight == 0
 
 
 class Crf2(Stage):

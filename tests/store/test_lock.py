@@ -15,7 +15,8 @@ import pytest
 
 from ovlabel.errors import BusyError, StoreError
 from ovlabel.store import lock
-from ovlabel.store.lock import Shard, locked
+from ovlabel.store.layout import Shard
+from ovlabel.store.lock import locked
 
 
 @pytest.fixture
