@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from ovlabel import doctor
 from ovlabel.cli import doctor as command
 from ovlabel.cli.commands import SETTINGS
+from ovlabel.doctor import data, machine
 from ovlabel.errors import StoreError
 
 Usage = namedtuple("Usage", "total used free")
@@ -68,8 +69,8 @@ def fake_proc(monkeypatch: pytest.MonkeyPatch, folder: Path, **files: str) -> Pa
     (proc / "self").mkdir(parents=True)
     for name, text in files.items():
         (proc / name.replace("__", "/")).write_text(text)
-    monkeypatch.setattr(doctor, "_PROC", proc)
-    monkeypatch.setattr(doctor, "_CGROUPS", groups)
+    monkeypatch.setattr(machine, "PROC", proc)
+    monkeypatch.setattr(machine, "CGROUPS", groups)
     return groups
 
 
@@ -149,8 +150,10 @@ def test_a_look_that_breaks_is_a_problem_and_the_rest_goes_on(monkeypatch: pytes
     def fall(*_: object) -> str:
         raise RuntimeError("the floor is gone\nand more")
 
-    for name in ("_cores", "_memory", "_cpu", "_cuda", "_weights", "_hub"):
-        monkeypatch.setattr(doctor, name, fall)
+    for name in ("cores", "memory", "cpu", "cuda"):
+        monkeypatch.setattr(machine, name, fall)
+    for name in ("weights", "hub_cache"):
+        monkeypatch.setattr(data, name, fall)
     report = doctor.examine()
     assert len(report.problems) == 6
     assert report.problems[0].startswith("cores: RuntimeError: the floor is gone; ")
@@ -163,8 +166,8 @@ def test_quotas_of_control_groups_version_2(monkeypatch: pytest.MonkeyPatch, tmp
     (groups / "cron/job/cpu.max").write_text("max 100000\n")
     (groups / "cron/cpu.max").write_text("50000 100000\n")
     (groups / "cron/job/memory.max").write_text(f"{2**29}\n")
-    assert doctor._cores().endswith(", a quota of 0.5 (cgroup)")
-    assert doctor._memory().endswith("2.0 MiB available, a limit of 512.0 MiB (cgroup)")
+    assert machine.cores().endswith(", a quota of 0.5 (cgroup)")
+    assert machine.memory().endswith("2.0 MiB available, a limit of 512.0 MiB (cgroup)")
 
 
 def test_quotas_of_control_groups_version_1(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -176,8 +179,8 @@ def test_quotas_of_control_groups_version_1(monkeypatch: pytest.MonkeyPatch, tmp
     (groups / "cpu/cpu.cfs_quota_us").write_text("-1\n")
     (groups / "cpu/cpu.cfs_period_us").write_text("100000\n")
     (groups / "memory/box/memory.limit_in_bytes").write_text(f"{2**29}\n")
-    assert doctor._cores().endswith(", a quota of 0.25 (cgroup)")
-    assert doctor._memory().endswith(", a limit of 512.0 MiB (cgroup)")
+    assert machine.cores().endswith(", a quota of 0.25 (cgroup)")
+    assert machine.memory().endswith(", a limit of 512.0 MiB (cgroup)")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +194,7 @@ def test_quotas_of_control_groups_version_1(monkeypatch: pytest.MonkeyPatch, tmp
 )
 def test_native_bf16(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cpuinfo: str, said: str) -> None:
     fake_proc(monkeypatch, tmp_path, cpuinfo=cpuinfo)
-    assert doctor._cpu().endswith(said)
+    assert machine.cpu().endswith(said)
 
 
 def fake_torch(monkeypatch: pytest.MonkeyPatch, available: Callable[[], bool], memory: Callable[[int], Any]) -> None:
@@ -201,7 +204,7 @@ def fake_torch(monkeypatch: pytest.MonkeyPatch, available: Callable[[], bool], m
     )
     ones = SimpleNamespace(add=lambda _: value)
     torch = SimpleNamespace(cuda=cuda, version=SimpleNamespace(cuda="13"), ones=lambda *_, device: ones)
-    monkeypatch.setattr(doctor, "import_module", lambda _: torch)
+    monkeypatch.setattr(machine, "import_module", lambda _: torch)
 
 
 def test_cuda_devices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +215,7 @@ def test_cuda_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 
     fake_torch(monkeypatch, lambda: True, memory)
     report = doctor.Report()
-    report.look("devices", "cuda", lambda: doctor._cuda(report))
+    report.check("devices", "cuda", lambda: machine.cuda(report))
     assert report.sections["devices"]["cuda"] == "2"
     assert report.sections["devices"]["cuda:0"] == "H0, 16.0 GiB, 1.0 GiB free"
     assert list(report.sections["devices"]) == ["cuda", "cuda:0", "cuda:1"]
@@ -227,7 +230,7 @@ def test_why_cuda_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
     fake_torch(monkeypatch, too_old, lambda _: (0, 0))
     report = doctor.Report()
-    assert doctor._cuda(report) == "none"
+    assert machine.cuda(report) == "none"
     (problem,) = report.problems
     assert "driver on your system is too old" in problem
 
@@ -416,7 +419,7 @@ def test_a_bare_environment(tmp_path: Path) -> None:
     code = "from ovlabel.doctor import examine; print(*examine(weights='y.bin').problems, sep='\\n')"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
-        env={"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(doctor.__file__).parents[1])])},
+        env={"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(doctor.__file__).parents[2])])},
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -63,20 +63,44 @@ def demo(
 
 
 def _report(store: Store, drawn: list[str], folder: Path, preset: str) -> None:
-    """Score what was annotated, write overlays, say where everything lies and what to do next."""
+    """Score what was annotated, write overlays, and print where everything lies and what to do next."""
+    _print_scores(store, folder)
+    _write_overlays(store, drawn, folder, preset)
+    where = printable(str(folder))
+    print(f"scenes   {where}/images, ground truth in {where}/truth")
+    print(f"labels   {where}/{preset}.zarr; all figures: ovlabel score {where}/{preset}.zarr {where}/truth")
+    print(f"look at  {where}/{preset}-overlays.png, one by one in {where}/{preset}-overlays")
+    print("The embedded model knows drawings only. Your own photographs (fetches CLIP, some 600 MB, once):")
+    print("  ovlabel annotate ./photographs --vocab coco-stuff")
+
+
+def _print_scores(store: Store, folder: Path) -> None:
+    """Print the main measures, and the best and the worst classes."""
     import numpy as np
-    from PIL import Image
 
     from ovlabel.demo.scenes import CLASSES
     from ovlabel.evaluation.class_map import map_classes
     from ovlabel.evaluation.metrics import iou, miou, pixel_accuracy
     from ovlabel.evaluation.scoring import score_labels
     from ovlabel.evaluation.truth import TruthClass, open_truth
-    from ovlabel.pictures.overlay import beside, contact_sheet, overlay
-    from ovlabel.pictures.read import decode, read_file
 
     truth = open_truth(folder / "truth", "raw", [TruthClass(name) for name in CLASSES])
     scores = score_labels(store, truth, map_classes(store.class_names, truth.classes), allow_partial=True)
+    each = iou(scores.counts)
+    order = [i for i in np.argsort(-np.nan_to_num(each, nan=-1)) if not np.isnan(each[i])]
+    mean, accuracy = 100 * miou(scores.counts), 100 * pixel_accuracy(scores.counts)
+    print(f"mIoU {mean:.1f} % over {len(order)} classes, pixel accuracy {accuracy:.1f} %")
+    for word, some in (("best", order[:4]), ("worst", order[-4:])):
+        print(f"  {word:<6} " + ", ".join(f"{CLASSES[i]} {100 * each[i]:.0f}" for i in some))
+
+
+def _write_overlays(store: Store, drawn: list[str], folder: Path, preset: str) -> None:
+    """Write each scene beside its labels, and all of them on one sheet."""
+    from PIL import Image
+
+    from ovlabel.pictures.overlay import beside, contact_sheet, overlay
+    from ovlabel.pictures.read import decode, read_file
+
     overlays = folder / f"{preset}-overlays"
     overlays.mkdir(exist_ok=True)
     pictures = []
@@ -86,15 +110,3 @@ def _report(store: Store, drawn: list[str], folder: Path, preset: str) -> None:
         pictures.append(beside(Image.fromarray(scene), coloured))
         pictures[-1].save(overlays / f"{Path(key).stem}.png")
     contact_sheet(pictures).save(folder / f"{preset}-overlays.png")
-    each = iou(scores.counts)
-    order = [i for i in np.argsort(-np.nan_to_num(each, nan=-1)) if not np.isnan(each[i])]
-    mean, accuracy = 100 * miou(scores.counts), 100 * pixel_accuracy(scores.counts)
-    print(f"mIoU {mean:.1f} % over {len(order)} classes, pixel accuracy {accuracy:.1f} %")
-    for word, some in (("best", order[:4]), ("worst", order[-4:])):
-        print(f"  {word:<6} " + ", ".join(f"{CLASSES[i]} {100 * each[i]:.0f}" for i in some))
-    where = printable(str(folder))
-    print(f"scenes   {where}/images, ground truth in {where}/truth")
-    print(f"labels   {where}/{preset}.zarr; all figures: ovlabel score {where}/{preset}.zarr {where}/truth")
-    print(f"look at  {where}/{preset}-overlays.png, one by one in {where}/{preset}-overlays")
-    print("The embedded model knows drawings only. Your own photographs (fetches CLIP, some 600 MB, once):")
-    print("  ovlabel annotate ./photographs --vocab coco-stuff")

@@ -14,6 +14,7 @@ import typer
 from ovlabel.cli.commands import Command
 from ovlabel.cli.exit_codes import BELOW, OK
 from ovlabel.cli.options import AsJson, ClassMapFile, ConventionName, StorePath, TruthPath
+from ovlabel.cli.score_lines import score_lines
 from ovlabel.errors import ConfigError, printable
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def score_store(
     if as_json:
         print(json.dumps(values, indent=1))
     else:
-        _print(values, reached, confusions)
+        print(*score_lines(values, reached, confusions), sep="\n")
     if min_miou is not None and not values["miou"] >= min_miou:
         print(f"ovlabel: mIoU {values['miou']:.4f} is below --min-miou {min_miou}", file=sys.stderr)
         raise typer.Exit(BELOW)
@@ -103,54 +104,6 @@ def _scored(
     return reached
 
 
-def _print(values: dict[str, Any], scores: Scores, confusions: int) -> None:
-    pixels = int(scores.counts[:-1].sum())
-    print(f"\n{values['images']} of {values['masks']} images, {pixels / 1e6:.1f} million labelled pixels")
-    first = {"miou": "mIoU", "miou_present": "mIoU of classes present", "pixel_accuracy": "pixel accuracy"}
-    for name, title in first.items():
-        low, high = values["intervals"][name]
-        print(f"{title:<26}{_percent(values[name])}   (95 % of resamplings: {_percent(low)} … {_percent(high)})")
-    titles = {
-        "mean_accuracy": "mean accuracy",
-        "fwiou": "frequency-weighted IoU",
-        "image_miou": "mean of images' mIoU",
-        "person": "person IoU",
-        "boundary_f1": "boundary F1 (2 px)",
-        "boundary_iou": "boundary IoU (2 %)",
-        "calibration_error": "calibration error (ECE)",
-    }
-    for name, title in titles.items():
-        if values.get(name) is not None:
-            print(f"{title:<26}{_percent(values[name])}")
-    for trait in ("kinds", "groups"):
-        for name, value in values[trait].items():
-            print(f"{f'mIoU of {trait[:-1]} {name}':<26}{_percent(value)}")
-    for name, size in values["sizes"].items():
-        if size["objects"]:
-            title = f"{name} objects ({size['objects']})"
-            print(
-                f"{title:<26}{_percent(size['found'])} found by half or more, {_percent(size['recall'])} of their area"
-            )
-    for step in values["coverage"]:
-        if step["kept"]:
-            title = f"confidence ≥ {step['confidence']:g}"
-            print(f"{title:<26}{_percent(step['kept'])} kept, {_percent(step['accuracy'])} of them right")
-    ranked = sorted((c for c in values["classes"].items() if c[1]["iou"] is not None), key=lambda c: -c[1]["iou"])
-    for title, some in (("best", ranked[:8]), ("worst", ranked[-8:])):
-        print(f"{title:<26}" + ", ".join(f"{name} {_percent(entry['iou'])}" for name, entry in some))
-    for true, found, count, share in scores.confusions(confusions):
-        print(f"confused: {true} → {found}: {count} pixels, {_percent(share)} of {true}")
-    if "compare" in values:
-        print(f"\nthe other store: mIoU {_percent(values['compare']['miou'])}; this one less the other, in points:")
-        for kind in ("classes", "images"):
-            for name, difference in list(values["compare"][kind].items())[:10]:
-                print(f"{kind[:-1] if kind == 'images' else 'class'} {printable(name):<32}{100 * difference:+7.1f}")
-
-
-def _percent(value: float | None) -> str:
-    return "   –  " if value is None else f"{100 * value:5.1f} %"
-
-
 def _comparison(ours: dict[str, Any], one: Scores, other: Scores) -> dict[str, Any]:
     """The other's measures, and by how much this one is better, most first."""
     theirs = other.to_json()
@@ -169,6 +122,7 @@ def _comparison(ours: dict[str, Any], one: Scores, other: Scores) -> dict[str, A
 
 
 def _write_table(path: Path, classes: dict[str, dict[str, Any]]) -> None:
+    """Write a CSV file with a row for each class. Raises ConfigError."""
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
             columns = list(next(iter(classes.values())))
