@@ -19,7 +19,8 @@ from ovlabel.demo.scenes import CLASSES, HELD_OUT, PAIR_CLASSES, PAIRS, REGIONS,
 from ovlabel.demo.things import COLOURS
 from ovlabel.evaluation.metrics import confusion, iou, miou
 from ovlabel.run.options import RunOptions
-from ovlabel.settings.keys import EMBEDDED, EncoderConfig
+from ovlabel.settings.keys import EncoderConfig
+from ovlabel.settings.sections import EMBEDDED
 from ovlabel.spine.segmenter import Segmenter
 
 WEIGHTS = EMBEDDED / "open_clip_model.safetensors"
