@@ -19,6 +19,8 @@ _LINE_SECONDS = 10
 def annotate_pending(job: Job) -> None:
     """Annotate what is pending, and show how far it is. Raises as `Job.run` does."""
     if job.idle:
+        for _ in job.run():  # removes at most what a run that died has left
+            pass
         return
     progress = _Bar(job) if sys.stderr.isatty() else _Lines(job)
     try:

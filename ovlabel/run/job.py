@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovlabel.errors import ConfigError
+from ovlabel.errors import BusyError, ConfigError
 from ovlabel.run.identity import RunIdentity, check_folder, check_run
 from ovlabel.run.listing import Listing, Selection, list_folder
 from ovlabel.run.options import RunOptions
@@ -118,6 +119,7 @@ class Job:
             ConfigError, WeightsError: the segmenter can't be built.
         """
         if self.idle:
+            self._clear_unfinished()
             return
         plan, built = self.plan, _Built(self.plan, make)
         with writing(plan.out, plan.selection.shard, wait=plan.options.wait, create=built.manifest) as store:
@@ -132,6 +134,12 @@ class Job:
                 yield from built.executor().run(self.pending, store, self._noting(on_image))
             if plan.selection.prune and self.vanished:
                 self._prune(store)
+
+    def _clear_unfinished(self) -> None:
+        """Remove chunks that a run which died has left, unless another process is writing: then they may be its own."""
+        if self.store is not None and self.store.unfinished:
+            with contextlib.suppress(BusyError), writing(self.plan.out, self.plan.selection.shard) as store:
+                store.clear_unfinished()
 
     def _noting(self, on_image: OnImage | None) -> OnImage:
         """Notes files that vanished, and hands every record on."""

@@ -26,6 +26,7 @@ from ovlabel.run.reading import Records
 from ovlabel.settings.keys import Config
 from ovlabel.settings.reading import load_config
 from ovlabel.store import arrays
+from ovlabel.store.lock import locked
 from ovlabel.store.read import open_store
 from ovlabel.store.record import Record
 from ovlabel.types import Annotation, ChunkReport, UInt8Image
@@ -722,3 +723,19 @@ def test_images_are_begun_together_and_one_that_is_too_large_fails_alone(tmp_pat
     assert [line for line in grouped.order if "together" in line] == ["together 2", "together 3", "together 3"]
     assert sorted(job.failures()) == ["1a.png", "4a.png"]
     assert_annotated(default_store(tmp_path / "in"), drawn)
+
+
+def test_a_run_with_nothing_to_do_removes_what_a_dead_one_left(folder: Path, fake: Fake) -> None:
+    """Not while another process is writing: the chunk may be its own."""
+    job, _ = run_all(folder, fake)
+    remains = job.plan.out / "chunks" / "00000099-0123abcd"
+    (remains / "labels").mkdir(parents=True)
+    made = fake.made
+    with locked(job.plan.out):
+        again, reports = run_all(folder, fake)
+    assert again.idle
+    assert not reports
+    assert remains.exists()
+    run_all(folder, fake)
+    assert not remains.exists()
+    assert fake.made == made
