@@ -1,4 +1,8 @@
-"""A store that version 0.1.0 wrote is read, verified, exported, scored and carried on as it is."""
+"""A store that version 0.1.0 wrote is read, verified, exported, scored and carried on as it is.
+
+`store-0.1.0/`: four scenes, annotated by that version's `ovlabel demo FOLDER --scenes 4`, and `score.json`, what its
+`ovlabel score sclip.zarr truth --json` printed.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,8 @@ from ovlabel.settings.reading import load_config
 from ovlabel.store.layout import group
 from ovlabel.store.read import open_store
 from ovlabel.store.verify import verify
-from tests.conftest import SHARED
 
-SAMPLE = SHARED / "samples" / "store-0.1.0"
-pytestmark = pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample store is not here")
+SAMPLE = Path(__file__).parent / "store-0.1.0"
 
 
 @pytest.fixture
