@@ -65,7 +65,7 @@ def measure(
     segmenter: Segmenter,
     count: int = 8,
     rounds: int = 3,
-    chunk_size: int = 64,
+    chunk_size: int = RunOptions.chunk_size,
     reference: Callable[[], Segmenter] | None = None,
 ) -> Measured:
     """Measure a segmenter on images spread over a folder.

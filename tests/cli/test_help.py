@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import json
 import os
 import re
@@ -16,6 +17,8 @@ import pytest
 import typer
 
 from ovlabel.cli import app, commands
+from ovlabel.cli.annotate import annotate
+from ovlabel.run.options import RunOptions
 from tests.cli.test_cli import Run, ovlabel
 
 __all__ = ["ovlabel"]
@@ -223,3 +226,8 @@ def test_the_manual_lists_every_option(command: str) -> None:
         found = found.get_command(context, name)
     options = {option for one in found.params for option in one.opts if option.startswith("--")}
     assert rows(command) == options
+
+
+def test_the_default_size_of_a_commit_is_that_of_the_library() -> None:
+    """The command line names it itself, since its help imports nothing of a run."""
+    assert inspect.signature(annotate).parameters["chunk"].default == RunOptions.chunk_size
