@@ -6,11 +6,16 @@ when its help is shown, and it imports what it needs inside its functions.
 
 from __future__ import annotations
 
+import inspect
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
+
+from ovlabel.errors import printable
 
 COMMANDS = {  # in the order of the overview; the line that it shows of each
     "demo": "Draw scenes, annotate and score them: everything works.",
@@ -33,6 +38,7 @@ SETTINGS: dict[str, Any] = {  # of every typer.Typer
     "add_completion": False,
     "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 100},
 }
+_NOT_PLAIN = object()  # what _converted returns for a value that it leaves to typer
 _PANELS = ("Arguments", "Images", "Labels", "Model", "Cron", "Cluster", "Options")
 
 
@@ -46,14 +52,23 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read what was typed.
 
-        A completion needs to know which options were typed, not their values; converting these would import pydantic.
+        typer converts every value with pydantic, whose import takes longer than a run that has nothing to do. What
+        needs no such help is converted here; anything else, and every mistake, is left to typer. A completion needs to
+        know which options were typed, not their values.
         """
-        if not ctx.resilient_parsing:
-            return super().parse_args(ctx, args)
         typed, rest, _ = self.make_parser(ctx).parse_args(args=args)
-        for parameter in self.get_params(ctx):
-            ctx.params[parameter.name], source = parameter.consume_value(ctx, typed)
+        kinds = get_type_hints(inspect.unwrap(self.callback), include_extras=True) if self.callback else {}
+        for parameter in sorted(self.get_params(ctx), key=lambda parameter: not parameter.is_eager):
+            value, source = parameter.consume_value(ctx, typed)
+            if not ctx.resilient_parsing:
+                value = _converted(value, kinds.get(parameter.name))
+                if value is _NOT_PLAIN or (value is None and parameter.required):
+                    parameter.handle_parse_result(ctx, typed, rest)
+                    continue
+            ctx.params[parameter.name] = value
             ctx.set_parameter_source(parameter.name, source)
+        if rest and not ctx.resilient_parsing:
+            ctx.fail(f"Got unexpected extra argument(s) ({printable(' '.join(rest))})")
         ctx.args = rest
         return rest
 
@@ -107,6 +122,25 @@ class LazyGroup(Group):
         """Write the overview without importing any command."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+
+def _converted(value: Any, declared: Any) -> Any:
+    """A typed value as `declared` says, a hint like Annotated[int | None, typer.Option(min=1)]; or _NOT_PLAIN."""
+    kind, options = get_args(declared) if declared else (None, None)
+    if get_origin(kind) is UnionType:
+        kind = next(part for part in get_args(kind) if part is not NoneType)
+    if get_origin(kind) is list:
+        return tuple(value or ()) if get_args(kind) == (str,) else _NOT_PLAIN
+    if kind is None or value is None or type(value) is kind:
+        return _NOT_PLAIN if kind is None else value
+    if kind is Path:
+        return Path(value)
+    if kind is int and value.isdecimal() and len(value) < 10:
+        number = int(value)
+        return (
+            number if (options.min or 0) <= number <= (number if options.max is None else options.max) else _NOT_PLAIN
+        )
+    return _NOT_PLAIN
 
 
 def _with_plain_flags(parameters: Any) -> Any:

@@ -165,12 +165,12 @@ def test_a_run_that_reports_frames_limits_and_removals(
     assert len(open_store(annotated)) == 7
 
 
-def test_a_rerun_with_nothing_to_do_imports_neither_torch_nor_zarr(
+def test_a_rerun_with_nothing_to_do_imports_nothing_heavy(
     photographs: Path, options: list[str], annotated: Path
 ) -> None:
     code = (
         "import sys; from ovlabel.cli import main; code = main(sys.argv[1:])\n"
-        "heavy = 'torch zarr open_clip dask tqdm numpy PIL scipy'.split()\n"
+        "heavy = 'torch zarr open_clip dask tqdm numpy PIL scipy pydantic'.split()\n"
         "print(code, [m for m in heavy if m in sys.modules])"
     )
     command = [sys.executable, "-c", code, "annotate", str(photographs), *options]

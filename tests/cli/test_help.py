@@ -168,8 +168,8 @@ def defect(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("by a defect")
 
+    monkeypatch.setattr("ovlabel.run.job.prepare", broken)  # first: its import must not bind the other
     monkeypatch.setattr("ovlabel.store.read.open_store", broken)
-    monkeypatch.setattr("ovlabel.run.job.prepare", broken)
 
 
 @pytest.mark.usefixtures("defect")
@@ -231,3 +231,22 @@ def test_the_manual_lists_every_option(command: str) -> None:
 def test_the_default_size_of_a_commit_is_that_of_the_library() -> None:
     """The command line names it itself, since its help imports nothing of a run."""
     assert inspect.signature(annotate).parameters["chunk"].default == RunOptions.chunk_size
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("annotate", "Missing argument 'FOLDER'"),
+        ("annotate x --chunk 0", "Invalid value for '--chunk'"),
+        ("annotate x --chunk -1", "Invalid value for '--chunk'"),
+        ("annotate x --chunk ten", "Invalid value for '--chunk'"),
+        ("annotate x --chunk 99999999999999999999 y", "unexpected extra argument(s) (y)"),
+        ("demo x --scenes 100", "Invalid value for '--scenes'"),
+        ("score s t --min-miou much", "Invalid value for '--min-miou'"),
+        ("status", "Missing argument 'STORE'"),
+    ],
+)
+def test_what_was_typed_wrongly_is_named(typed: str, message: str, ovlabel: Run) -> None:
+    said = ovlabel(*typed.split())
+    assert said.code == 2
+    assert message in said.err
