@@ -56,7 +56,7 @@ def read_up_to(path: str | Path, limit: int) -> bytes:
     return data
 
 
-def put(path: Path, data: bytes, *, new: bool = False) -> None:
+def put(path: Path, data: bytes | memoryview, *, new: bool = False) -> None:
     """Write a file whole or not at all, and force its content and its name to the disk.
 
     Args:

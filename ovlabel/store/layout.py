@@ -31,12 +31,14 @@ from ovlabel.errors import StoreError
 FORMAT = 2
 METADATA = "zarr.json"
 CHUNKS = "chunks"  # the folder of the chunks
+INDEX = ".index.npz"  # derived from the commits (index.py)
 LOCK = re.compile(r"\.lock(?:-\d+of\d+)?")  # the lock of the whole store, or that of a shard
 INNER = 2**16  # values in an inner chunk of an array: what reading a part of an image decompresses
 METADATA_BYTES = 2**30  # the largest metadata file that is read
 MOST_CLASSES = 2**16 - 2
 _CHUNK = re.compile(r"(\d{8})-[0-9a-f]{8}(?:-(\d+of\d+))?")
-_REMOVABLE = re.compile(rf"{CHUNKS}|{CHUNKS}/{_CHUNK.pattern}|(?:{CHUNKS}/)?zarr\.(?:\w+\.)*partial|{LOCK.pattern}")
+_PARTIAL = rf"(?:(?:{CHUNKS}/)?zarr|\.index)\.(?:\w+\.)*partial"
+_REMOVABLE = re.compile(rf"{CHUNKS}|{CHUNKS}/{_CHUNK.pattern}|{_PARTIAL}|{LOCK.pattern}")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ovlabel.store.read import Store, open_store
+from ovlabel.store.manifest import read_manifest
+from ovlabel.store.read import Store
 from ovlabel.store.record import Record
 from ovlabel.store.write import writing
 
@@ -51,7 +52,14 @@ def verify(store: Store | str | Path, on_image: Callable[[Record], None] | None 
         >>> ovlabel.verify(write_example(tempfile.mkdtemp()) / "images.ovlabel.zarr").clean
         True
     """
-    store = store if isinstance(store, Store) else open_store(store)
+    path, manifest = (
+        (store.path, store.manifest) if isinstance(store, Store) else (Path(store), read_manifest(Path(store)))
+    )
+    return _report(Store(path, manifest, indexed=False), on_image)
+
+
+def _report(store: Store, on_image: Callable[[Record], None] | None) -> Report:
+    """What is wrong with a store whose commits have all been read."""
     bad = {}
     done = [record for record in store.records.values() if record.outcome == "done"]
     for record in sorted(done, key=lambda record: (record.chunk, record.pixel)):
@@ -79,7 +87,8 @@ def repair(
         StoreError: the store can't be written.
     """
     with writing(store.path if isinstance(store, Store) else store, wait=wait) as held:
-        report = verify(held, on_image)
+        held.refresh(everything=True)
+        report = _report(held, on_image)
         for name in (*report.records, *report.unfinished):
             held.discard(name)
         if report.bad:

@@ -17,9 +17,10 @@ from typing import Any
 from ovlabel import files
 from ovlabel.errors import StoreError
 from ovlabel.store.arrays import write_arrays
-from ovlabel.store.commits import read_commits
+from ovlabel.store.index import Index
 from ovlabel.store.layout import (
     CHUNKS,
+    INDEX,
     METADATA,
     Shard,
     chunk_path,
@@ -33,8 +34,9 @@ from ovlabel.store.layout import (
 )
 from ovlabel.store.lock import Lock, locked
 from ovlabel.store.manifest import Manifest, read_manifest
-from ovlabel.store.read import Store
+from ovlabel.store.read import State, Store
 from ovlabel.store.record import Record, pack
+from ovlabel.store.records import Records
 from ovlabel.text.vocabulary import Vocabulary
 from ovlabel.types import Annotation
 
@@ -48,6 +50,7 @@ def writing(
     *,
     wait: bool = False,
     create: Callable[[], Manifest] | None = None,
+    known: Store | None = None,
 ) -> Iterator[StoreWriter]:
     """Take a store's lock, write to the store, and release the lock.
 
@@ -59,6 +62,7 @@ def writing(
         shard: write as one of several shards, beside the others; None keeps every other writer out.
         wait: while another process writes, wait for it.
         create: makes the manifest of a new store; it is called once the lock is held, if no store is there.
+        known: the same store, open for reading: what has not changed since is not read again.
 
     Raises:
         BusyError: another process is writing to the store.
@@ -83,10 +87,11 @@ def writing(
     with locked(path, shard, wait=wait) as lock:
         if create is not None and not exists(path):
             create_store(path, create())
-        store = StoreWriter(path, read_manifest(path), lock, shard)
+        store = StoreWriter(path, read_manifest(path), lock, shard, None if known is None else known.records.index)
         try:
             yield store
         finally:
+            store._keep_index()
             store.ended = True
 
 
@@ -118,9 +123,12 @@ class StoreWriter(Store):
         ended: whether the `with` block is over.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, lock: Lock, shard: Shard | None = None) -> None:
-        super().__init__(path, manifest)
+    def __init__(
+        self, path: Path, manifest: Manifest, lock: Lock, shard: Shard | None = None, index: Index | None = None
+    ) -> None:
+        super().__init__(path, manifest, index=index)
         self.lock, self.shard, self.ended = lock, shard, False
+        self._last = 0
 
     def clear_unfinished(self) -> None:
         """Remove chunks that were never committed: a shard's own, or all of them.
@@ -171,6 +179,7 @@ class StoreWriter(Store):
         """
         name = new_name(self.next_number(), self.shard)
         self._cleanly(name, lambda: self._adopt(name, write_arrays(self.path, name, entries, len(self.classes))))
+        self._keep_index()
 
     def adopt(self, name: str, records: Sequence[Record]) -> None:
         """Commit a chunk whose arrays another process has written with `write_arrays`. Raises as `commit` does.
@@ -180,10 +189,11 @@ class StoreWriter(Store):
             records: what `write_arrays` returned.
         """
         self._cleanly(name, lambda: self._adopt(name, records))
+        self._keep_index()
 
     def next_number(self) -> int:
         """The number of the next chunk: later ones count where two have a record of one key."""
-        self._last += 1
+        self._last = max(self._last, self.records.last) + 1
         return self._last
 
     def remove(self, keys: Sequence[str], reason: str) -> None:
@@ -205,11 +215,11 @@ class StoreWriter(Store):
             StoreError: a chunk lies behind a link.
         """
         self._hold()
-        lines = read_commits(self.path, self.manifest.id).records
+        self.refresh(everything=True)
+        lines, freed = self.records.commits.records, 0
         home = {record.key: name for name, records in lines.items() for record in records}
-        used = {record.chunk for record in self._records.values() if record.outcome == "done"}
+        used = {record.chunk for record in self.records.values() if record.outcome == "done"}
         mentioned: set[str] = set()  # by chunks that stay: a removal must outlive what it removes
-        freed = 0
         for name, records in lines.items():
             last = [record for record in records if home[record.key] == name]
             if name in used or any(r.outcome != "removed" or r.key in mentioned for r in last):
@@ -217,6 +227,8 @@ class StoreWriter(Store):
             else:
                 remove(self.path, f"{CHUNKS}/{name}")
                 freed += 1
+        if freed:
+            self.refresh(everything=True)
         return freed
 
     def discard(self, name: str) -> None:
@@ -230,6 +242,17 @@ class StoreWriter(Store):
         """
         self._hold()
         remove(self.path, f"{CHUNKS}/{name}")
+
+    def _keep_index(self) -> None:
+        """Bring the index up to date where that pays. Without one the store is the same, only slower to open."""
+        with contextlib.suppress(StoreError, MemoryError), naming_failures(self.path):
+            records = self.records
+            if not records.index_pays or (index := records.extended()) is None:
+                return
+            self._hold()
+            files.put(self.path / INDEX, index.to_bytes(self.manifest.id))
+            left = replace(records.commits, records={}, stamps={})
+            self._state = State(Records(self.path, self.manifest.id, index, left), self._state.arrays)
 
     def _cleanly(self, name: str, write: Callable[[], None]) -> None:
         """Call `write`; if it fails, remove what there is of the chunk."""
@@ -252,8 +275,7 @@ class StoreWriter(Store):
         self._hold()
         files.sync_folder(node.parent)
         files.put(node / METADATA, pack(self.manifest.id, name, records))
-        for record in records:
-            self._remember(replace(record, chunk=record.chunk or name))
+        self.records.add(name, [replace(record, chunk=record.chunk or name) for record in records])
 
     def _hold(self) -> None:
         """Raise unless this process may write to the store still, and writes nowhere else."""
@@ -262,13 +284,3 @@ class StoreWriter(Store):
         self.lock.check()
         if (self.path / CHUNKS).is_symlink():
             raise StoreError(f"{self.path}/{CHUNKS} is a link; nothing is written through it")
-
-    def _remember(self, record: Record) -> None:
-        """Let this store show an image that was just committed."""
-        if record.outcome == "removed":
-            self._records.pop(record.key, None)
-            self.__dict__.pop("_by_content", None)
-            return
-        self._records[record.key] = record
-        if record.outcome == "done":
-            self._by_content[record.sha256] = record
