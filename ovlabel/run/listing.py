@@ -168,10 +168,19 @@ def list_images(folder: Path, left_out: list[str] | None = None) -> list[ImageIt
     return list(find_images(folder, left_out))
 
 
-def find_images(folder: Path, left_out: list[str] | None = None) -> ImageList:
-    """The same as `list_images`, without an object for every image."""
+def find_images(folder: Path, left_out: list[str] | None = None, *, by_name: bool = False) -> ImageList:
+    """The same as `list_images`, without an object for every image.
+
+    Args:
+        folder: where to search.
+        left_out: receives the subfolders that can't be read completely.
+        by_name: leave sizes and times 0, which takes a third of the time.
+
+    Raises:
+        ConfigError: `folder` is no readable folder.
+    """
     _check_folder(folder)
-    found = ImageList.of(folder, _walk(folder, [] if left_out is None else left_out))
+    found = ImageList.of(folder, _walk(folder, [] if left_out is None else left_out, by_name))
     return found.take(sorted(range(len(found)), key=found.keys.__getitem__))
 
 
@@ -180,7 +189,7 @@ def _check_folder(folder: Path) -> None:
         raise ConfigError(f"no folder {folder}")
 
 
-def _walk(root: Path, left_out: list[str]) -> Iterator[tuple[str, int, int]]:
+def _walk(root: Path, left_out: list[str], by_name: bool) -> Iterator[tuple[str, int, int]]:
     """Key, size and modification time of every image, in no order."""
     folders = [("", root)]
     while folders:
@@ -198,7 +207,9 @@ def _walk(root: Path, left_out: list[str]) -> Iterator[tuple[str, int, int]]:
                 if entry.is_dir(follow_symlinks=False):
                     if not entry.name.lower().endswith(".zarr"):
                         folders.append((f"{prefix}{entry.name}/", Path(entry.path)))
-                elif _has_suffix(entry.name):
+                elif by_name and _has_suffix(entry.name) and entry.is_file():
+                    yield prefix + entry.name, 0, 0
+                elif not by_name and _has_suffix(entry.name):
                     stat = entry.stat()
                     if S_ISREG(stat.st_mode):
                         yield prefix + entry.name, stat.st_size, stat.st_mtime_ns
@@ -214,7 +225,8 @@ def _walk(root: Path, left_out: list[str]) -> Iterator[tuple[str, int, int]]:
 
 
 def _has_suffix(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES
+    dot = name.rfind(".")
+    return dot > 0 and name[dot:].lower() in SUFFIXES and name[dot - 1] != "/"
 
 
 def list_named(folder: Path, names: Iterable[str], absent: list[str]) -> list[ImageItem]:

@@ -144,6 +144,13 @@ class Index:
 
         return map(self.keys.__getitem__, np.flatnonzero(self.columns["states"] & bits).tolist())
 
+    def small_commits(self, images: int) -> int:
+        """How many commits hold fewer records that count than so many."""
+        import numpy as np
+
+        held = np.bincount(self.columns["commits"], minlength=len(self.names))
+        return int(np.count_nonzero(held < images))
+
     def alike(self, sha256: str) -> list[int]:
         """The rows of done images that may have this content; nearly always none, or the right ones."""
         import numpy as np

@@ -30,6 +30,7 @@ from ovlabel.types import ImageList, in_64_bits
 _SAME = 128  # a bit beside those of a state: size and modification time are the recorded ones
 FRESH_IMAGES = 4096  # that no index covers: reading them takes 0.2 s
 FRESH_COMMITS = 256  # beside an index that does not cover them
+SMALL = 32  # images: a commit of fewer is worth gathering with others
 _OPEN = 256  # commits whose records are kept once they were read
 
 
@@ -178,6 +179,22 @@ class Records(Mapping[str, Record]):
         if (found := stamp(self._store, name)) is not None:
             self.commits.stamps[name] = found
         self._take(name, records)
+
+    def counting(self) -> Iterator[tuple[str, Record]]:
+        """The records that count among those of `commits`, removals too, each with the name of its commit."""
+        for name, records in self.commits.records.items():
+            yield from ((name, record) for record in records if self._latest.get(record.key) is record)
+
+    @property
+    def commit_count(self) -> int:
+        """How many commits count."""
+        return len(self.commits.records) + (0 if self.index is None else len(self.index.names))
+
+    @property
+    def small_commits(self) -> int:
+        """How many commits hold few images that count."""
+        fresh = sum(len(records) < SMALL for records in self.commits.records.values())
+        return fresh if self.index is None else fresh + self.index.small_commits(SMALL)
 
     def extended(self) -> Index | None:
         """The index that covers all commits; None where a record holds something that no index can hold."""
