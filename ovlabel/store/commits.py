@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ovlabel import files
 from ovlabel.errors import StoreError
+from ovlabel.store import inside
 from ovlabel.store.index import Stamp, stamp
-from ovlabel.store.layout import METADATA, METADATA_BYTES, chunk_names, chunk_path
+from ovlabel.store.layout import CHUNKS, METADATA, METADATA_BYTES, chunk_names, chunk_path
 from ovlabel.store.record import Record, unpack
 
 
@@ -81,13 +81,13 @@ def last_commit(store: Path) -> str:
     """When the last commit was made, ISO 8601 in UTC; "" before the first."""
     for name in reversed(chunk_names(store)):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            return str(json.loads(_metadata(store, name))["attributes"]["committed"])
+            return str(files.parse_json(_metadata(store, name))["attributes"]["committed"])
     return ""
 
 
 def _metadata(store: Path, name: str) -> bytes:
     """The metadata file of a chunk."""
-    return files.read_up_to(chunk_path(store, name) / METADATA, METADATA_BYTES)
+    return inside.read_up_to(store, f"{CHUNKS}/{name}/{METADATA}", METADATA_BYTES)
 
 
 def _reason(store: Path, name: str, error: ValueError | OSError) -> str:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ovlabel.errors import StoreError
+from ovlabel.errors import StoreError, printable
 from ovlabel.store.arrays import ArrayReader
 from ovlabel.store.commits import last_commit
 from ovlabel.store.index import DONE, FAILED, Index
+from ovlabel.store.layout import why
 from ovlabel.store.manifest import Manifest, StoredClass, read_manifest
-from ovlabel.store.record import Record, crc32
+from ovlabel.store.record import Record
 from ovlabel.store.records import Records
 from ovlabel.types import ImageItem, ImageList, LabelMap
 
@@ -92,7 +93,7 @@ class StoredImage:
         Raises:
             StoreError: the array is damaged or gone.
         """
-        labels: LabelMap = self._pixels("labels")
+        labels: LabelMap = self._store.read(self.record, "labels")
         return labels
 
     @property
@@ -102,7 +103,7 @@ class StoredImage:
         Raises:
             StoreError: the array is damaged or gone.
         """
-        return _unquantised(self._pixels("confidence"))
+        return _unquantised(self._store.read(self.record, "confidence"))
 
     @property
     def probabilities(self) -> TopProbabilities | npt.NDArray[np.float32] | None:
@@ -116,19 +117,10 @@ class StoredImage:
         """
         if not self.record.maps:
             return None
-        values = _unquantised(self._maps("probabilities"))
+        values = _unquantised(self._store.read(self.record, "probabilities"))
         if self._store.manifest.probabilities == "full":
             return values
-        return TopProbabilities(self._maps("classes"), values)
-
-    def _pixels(self, name: str) -> Any:
-        """An array of the image's pixels, H × W."""
-        shape = (self.record.height, self.record.width)
-        return self._store.read(self.record, name, self.record.pixel, shape)
-
-    def _maps(self, name: str) -> Any:
-        """An array of the image's probability maps, k × h × w."""
-        return self._store.read(self.record, name, self.record.map, (self.record.maps, *self.record.working))
+        return TopProbabilities(self._store.read(self.record, "classes"), values)
 
 
 def _unquantised(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -257,22 +249,21 @@ class Store(Mapping[str, StoredImage]):
         """
         return self.records.like(sha256)
 
-    def read(self, record: Record, name: str, start: int, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        """What one array holds of an image.
+    def read(self, record: Record, name: str) -> npt.NDArray[Any]:
+        """What one array holds of an image, in the shape that its record says. Its checksum was compared.
 
         Args:
             record: the image's.
             name: "labels", "confidence", "classes" or "probabilities".
-            start: index of its first value in the array.
-            shape: of the result.
 
         Raises:
             StoreError: the array is damaged or gone.
         """
         try:
-            return self._state.arrays.read(record.chunk, name, start, shape)
+            return self._state.arrays.read(record, name)
         except Exception as error:
-            raise StoreError(f"{self.path}: the {name} of '{record.key}' can't be read ({error})") from error
+            key = printable(record.key)
+            raise StoreError(f"{self.path}: the {name} of '{key}' can't be read ({why(error)})") from error
 
     def check(self, record: Record) -> str:
         """What is wrong with the arrays of a done image; "" if each has its recorded length and checksum.
@@ -280,18 +271,11 @@ class Store(Mapping[str, StoredImage]):
         Args:
             record: the image's.
         """
-        import numpy as np
-
-        pixels, maps = (record.height, record.width), (record.maps, *record.working)
-        for name, recorded in zip(record.arrays, record.sums, strict=True):
-            of_pixels = name in ("labels", "confidence")
-            start, shape = (record.pixel, pixels) if of_pixels else (record.map, maps)
+        for name in record.arrays:
             try:
-                values = self.read(record, name, start, shape)
-            except StoreError as error:
-                return f"{name}: {error.__cause__}"
-            if crc32(np.ascontiguousarray(values)) != recorded:
-                return f"{name}: the checksum does not fit"
+                self._state.arrays.check(record, name)
+            except Exception as error:
+                return f"{name}: {why(error)}"
         return ""
 
 

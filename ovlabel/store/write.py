@@ -29,6 +29,7 @@ from ovlabel.store.layout import (
     naming_failures,
     new_name,
     partial_files,
+    refuse_link,
     remove,
     shard_of,
 )
@@ -41,6 +42,8 @@ from ovlabel.text.vocabulary import Vocabulary
 from ovlabel.types import Annotation
 
 log = logging.getLogger("ovlabel")
+
+_REMOVED = 1000  # images in one commit that removes them; its record stays far below the limit on metadata files
 
 
 @contextlib.contextmanager
@@ -103,10 +106,11 @@ def create_store(path: Path, manifest: Manifest) -> None:
         manifest: the attributes of its root.
 
     Raises:
-        StoreError: it can't be written.
+        StoreError: it can't be written, or its folder of chunks is a link.
     """
     with naming_failures(path):
         (path / CHUNKS).mkdir(parents=True, exist_ok=True)
+        refuse_link(path)
         files.put(path / CHUNKS / METADATA, group({}), new=True)
     manifest.write(path, new=True)
 
@@ -203,7 +207,9 @@ class StoreWriter(Store):
             keys: of images in the store.
             reason: is kept in the records.
         """
-        self.commit([(Record(key, -1, -1, outcome="removed", error=reason), None) for key in keys])
+        for start in range(0, len(keys), _REMOVED):
+            part = keys[start : start + _REMOVED]
+            self.commit([(Record(key, -1, -1, outcome="removed", error=reason), None) for key in part])
 
     def free(self) -> int:
         """Remove the chunks in which nothing counts any more. Only for the writer of the whole store.
@@ -225,6 +231,7 @@ class StoreWriter(Store):
             if name in used or any(r.outcome != "removed" or r.key in mentioned for r in last):
                 mentioned.update(record.key for record in records)
             else:
+                self._hold()
                 remove(self.path, f"{CHUNKS}/{name}")
                 freed += 1
         if freed:
@@ -249,8 +256,7 @@ class StoreWriter(Store):
             records = self.records
             if not records.index_pays or (index := records.extended()) is None:
                 return
-            self._hold()
-            files.put(self.path / INDEX, index.to_bytes(self.manifest.id))
+            files.put(self.path / INDEX, index.to_bytes(self.manifest.id), last=self._hold)
             left = replace(records.commits, records={}, stamps={})
             self._state = State(Records(self.path, self.manifest.id, index, left), self._state.arrays)
 
@@ -272,9 +278,9 @@ class StoreWriter(Store):
     def _adopt(self, name: str, records: Sequence[Record]) -> None:
         """Put the commit record of a chunk in place; from then on it counts."""
         node = chunk_path(self.path, name)
-        self._hold()
+        refuse_link(self.path, f"{CHUNKS}/{name}")
         files.sync_folder(node.parent)
-        files.put(node / METADATA, pack(self.manifest.id, name, records))
+        files.put(node / METADATA, pack(self.manifest.id, name, records), last=self._hold)
         self.records.add(name, [replace(record, chunk=record.chunk or name) for record in records])
 
     def _hold(self) -> None:
@@ -282,5 +288,5 @@ class StoreWriter(Store):
         if self.ended:
             raise StoreError(f"{self.path} is written to only inside 'with writing(…)', which is over")
         self.lock.check()
-        if (self.path / CHUNKS).is_symlink():
-            raise StoreError(f"{self.path}/{CHUNKS} is a link; nothing is written through it")
+        with naming_failures(self.path):
+            refuse_link(self.path)
