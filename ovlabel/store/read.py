@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ovlabel.errors import StoreError, printable
+from ovlabel.errors import StoreError, printable, short
 from ovlabel.store.arrays import ArrayReader
 from ovlabel.store.commits import last_commit, read_commits
 from ovlabel.store.layout import number_of, why
@@ -19,6 +20,8 @@ from ovlabel.types import ImageItem, LabelMap
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+log = logging.getLogger("ovlabel")
 
 
 def open_store(path: str | Path) -> Store:
@@ -42,6 +45,17 @@ def open_store(path: str | Path) -> Store:
     """
     path = Path(path)
     return Store(path, read_manifest(path))
+
+
+def warn_of_damage(store: Store) -> None:
+    """Write a warning into the log for every commit record that does not count: its images may be missing.
+
+    Args:
+        store: an open store.
+    """
+    for name, reason in store.damaged.items():
+        what = "%s: the record of chunk %s does not count: %s (see 'ovlabel verify')"
+        log.warning(what, printable(str(store.path)), name, short(reason))
 
 
 class TopProbabilities(NamedTuple):
