@@ -125,6 +125,8 @@ def _open(part: str, flags: int, place: int, path: Path) -> int:
         raise FileNotFoundError(errno.ENOENT, "no such file", str(path)) from None
     except OSError as error:
         _refuse_link(part, place, path)
+        if error.errno == errno.ENXIO:  # a socket
+            raise OSError(errno.EINVAL, "not a regular file", str(path)) from None
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 

@@ -101,10 +101,11 @@ def chunk_names(store: Path) -> list[str]:
     with _refusing_links(), contextlib.suppress(FileNotFoundError), inside.folder(store, CHUNKS) as place:
         with os.scandir(place) as entries:
             found = [entry for entry in entries if _CHUNK.fullmatch(entry.name)]
-        names = sorted(entry.name for entry in found if entry.is_symlink() or entry.is_dir(follow_symlinks=False))
-        for part in (part for name in names for part in (name, *(f"{name}/{array}" for array in ARRAYS))):
-            if inside.is_link(part, place):
-                raise OSError(errno.ELOOP, "is a link", str(chunk_path(store, part)))
+        names = sorted(entry.name for entry in found if entry.is_dir(follow_symlinks=False))
+        arrays = (f"{name}/{array}" for name in names for array in ARRAYS)
+        links = [entry.name for entry in found if entry.is_symlink()]
+        if link := next(iter(links), None) or next((name for name in arrays if inside.is_link(name, place)), None):
+            raise OSError(errno.ELOOP, "is a link", str(chunk_path(store, link)))
         return names
     return []
 
@@ -188,20 +189,33 @@ def group(attributes: dict[str, Any]) -> bytes:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a store at a path; a folder in which one was begun holds none yet.
+    """Whether there is a store at a path; a folder in which one was begun, or that holds hidden files, holds none yet.
 
     Raises:
-        StoreError: the path leads to a file, or to a folder that holds something else.
+        StoreError: the path leads to a file, or to a folder that holds something else or can't be read.
     """
-    if (path / METADATA).exists():
+    if os.path.lexists(path / METADATA):
         return True
-    parts = path.rglob("*") if path.is_dir() else []
-    ours = (CHUNKS, METADATA)
-    if (path.exists() and not path.is_dir()) or any(
-        part.name not in ours and part.suffix != ".partial" and not part.name.startswith(".lock") for part in parts
-    ):
-        raise StoreError(f"{path} exists and is no store; pass another --out")
+    with naming_failures(path):
+        if path.exists() and (not path.is_dir() or any(map(_is_foreign, _names(path)))):
+            raise StoreError(f"{path} exists and is no store; pass another --out")
     return False
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """The names of all that is in a folder, at any depth. Raises OSError where a folder can't be read."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for _, folders, plain in os.walk(folder, onerror=stop):
+        yield from (*folders, *plain)
+        folders[:] = [name for name in folders if not _is_foreign(name) and not name.startswith(".")]
+
+
+def _is_foreign(name: str) -> bool:
+    """Whether a file or folder of this name shows that a folder is not one in which a store was begun."""
+    return name not in (CHUNKS, METADATA) and not name.endswith(".partial") and not name.startswith(".")
 
 
 @contextlib.contextmanager

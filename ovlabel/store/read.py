@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ovlabel.errors import StoreError, printable
+from ovlabel.errors import StoreError, printable, short
 from ovlabel.store.arrays import ArrayReader
 from ovlabel.store.commits import last_commit
 from ovlabel.store.index import DONE, FAILED, Index
@@ -20,6 +21,8 @@ from ovlabel.types import ImageItem, ImageList, LabelMap
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+log = logging.getLogger("ovlabel")
 
 
 def open_store(path: str | Path) -> Store:
@@ -43,6 +46,17 @@ def open_store(path: str | Path) -> Store:
     """
     path = Path(path)
     return Store(path, read_manifest(path))
+
+
+def warn_of_damage(store: Store) -> None:
+    """Write a warning into the log for every commit record that does not count: its images may be missing.
+
+    Args:
+        store: an open store.
+    """
+    for name, reason in store.damaged.items():
+        what = "%s: the record of chunk %s does not count: %s (see 'ovlabel verify')"
+        log.warning(what, printable(str(store.path)), name, short(reason))
 
 
 class TopProbabilities(NamedTuple):

@@ -102,15 +102,16 @@ def open_array(store: Path, chunk: str, name: str) -> StoredArray:
         ValueError: the array is damaged, or not one that ovlabel writes.
     """
     where = f"{CHUNKS}/{chunk}/{name}"
+    data = inside.read_up_to(store, f"{where}/{METADATA}", _METADATA_BYTES)
     try:
-        node = files.parse_json(inside.read_up_to(store, f"{where}/{METADATA}", _METADATA_BYTES))
+        node = files.parse_json(data)
         dtype, (length,), fill = node["data_type"], node["shape"], node["fill_value"]
         plain = all(type(number) is int for number in (length, fill)) and 0 < length <= MOST_VALUES
-        right = dtype in ("uint8", "uint16") and plain and 0 <= fill < (256 if dtype == "uint8" else 65536)
-        if not right or _described(node) != _layout(dtype, length):
-            raise ValueError("its metadata describe another array than ovlabel writes")
-    except (KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        right = plain and 0 <= fill < {"uint8": 2**8, "uint16": 2**16}[dtype] and _described(node) == _layout(node)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"its metadata are damaged ({type(error).__name__})") from None
+    if not right:
+        raise ValueError("its metadata describe another array than ovlabel writes")
     return StoredArray(store, f"{where}/c/0", dtype, length, fill, _places(store, f"{where}/c/0", length))
 
 
@@ -127,8 +128,9 @@ def _described(node: Any) -> dict[str, Any]:
 _FREE = ("shape", "fill_value", "attributes", "dimension_names")
 
 
-def _layout(dtype: str, length: int) -> dict[str, Any]:
-    """What `_described` makes of the metadata that ovlabel writes."""
+def _layout(node: Any) -> dict[str, Any]:
+    """What `_described` makes of the metadata that ovlabel writes of an array of this type and length."""
+    dtype, (length,) = node["data_type"], node["shape"]
     order = {"name": "bytes", "configuration": {"endian": "little"}}
     sharding = {
         "chunk_shape": [INNER],

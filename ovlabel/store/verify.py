@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ovlabel.store.layout import refuse_links
 from ovlabel.store.manifest import read_manifest
 from ovlabel.store.read import Store
 from ovlabel.store.record import Record
@@ -84,11 +85,13 @@ def repair(
 
     Raises:
         BusyError: another process is writing to the store.
-        StoreError: the store can't be written.
+        StoreError: the store can't be written, or something in a chunk that is damaged is a link; nothing is repaired.
     """
     with writing(store.path if isinstance(store, Store) else store, wait=wait) as held:
         held.refresh(everything=True)
         report = _report(held, on_image)
+        for name in (*report.records, *report.unfinished, *{held.records[key].chunk for key in report.bad}):
+            refuse_links(held.path, name)
         for name in (*report.records, *report.unfinished):
             held.discard(name)
         if report.bad:

@@ -8,7 +8,6 @@ committed is never written to again: a later record of a key replaces an earlier
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,13 +34,11 @@ from ovlabel.store.layout import (
 )
 from ovlabel.store.lock import Lock, locked
 from ovlabel.store.manifest import Manifest, read_manifest
-from ovlabel.store.read import State, Store
+from ovlabel.store.read import State, Store, warn_of_damage
 from ovlabel.store.record import Record, pack
 from ovlabel.store.records import Records
 from ovlabel.text.vocabulary import Vocabulary
 from ovlabel.types import Annotation
-
-log = logging.getLogger("ovlabel")
 
 _REMOVED = 1000  # images in one commit that removes them; its record stays far below the limit on metadata files
 
@@ -149,8 +146,7 @@ class StoreWriter(Store):
         with naming_failures(self.path):
             for name in (*(f"{CHUNKS}/{name}" for name in unfinished), *partial):
                 remove(self.path, name)
-        for name, reason in self.damaged.items():
-            log.warning("%s: the record of chunk %s does not count: %s (see 'ovlabel verify')", self.path, name, reason)
+        warn_of_damage(self)
 
     def settle(self, folder: Path, vocabulary: Vocabulary, written: Mapping[str, Any]) -> None:
         """Note where the folder lies, how classes are drawn and how the run is written now.
@@ -265,7 +261,11 @@ class StoreWriter(Store):
         try:
             with naming_failures(self.path):
                 self._hold()
-                write()
+                try:
+                    write()
+                except FileNotFoundError:
+                    self._hold()  # says so where another process has taken the lock over, and cleared this chunk away
+                    raise
         except BaseException:
             with contextlib.suppress(StoreError, OSError):
                 remove(self.path, f"{CHUNKS}/{name}")
@@ -278,6 +278,7 @@ class StoreWriter(Store):
     def _adopt(self, name: str, records: Sequence[Record]) -> None:
         """Put the commit record of a chunk in place; from then on it counts."""
         node = chunk_path(self.path, name)
+        self._hold()
         refuse_link(self.path, f"{CHUNKS}/{name}")
         files.sync_folder(node.parent)
         files.put(node / METADATA, pack(self.manifest.id, name, records), last=self._hold)
