@@ -178,6 +178,7 @@ def _put(node: Path, name: str, parts: Sequence[npt.NDArray[Any]], fill: int) ->
         shards=(-(-len(flat) // INNER) * INNER,),
         compressors=ZstdCodec(level=3, checksum=True),
         fill_value=fill,
+        dimension_names=("pixel",) if name in ("labels", "confidence") else ("value",),
         config={"write_empty_chunks": True},  # what is missing is lost then, and never meant to be the fill value
     )
     array[:] = flat

@@ -94,7 +94,9 @@ class Record:
         pixels = max(self.height * self.width, math.prod(self.working))
         places = (self.size, self.attempts, self.pixel, self.map, *self.sums)
         right = max(sides) <= MOST_SIDE and pixels <= MOST_PIXELS and self.maps <= MOST_CLASSES
-        right = right and abs(self.mtime_ns) < 2**96  # 64 bits of seconds: after 2262 a time has more than 64 bits
+        right = (
+            right and abs(self.mtime_ns) < 2**66
+        )  # file systems hold times up to 2486; from 2262 on they have more than 64 bits
         return right and all(map(ordinary, places)) and self.maps * pixels <= MOST_VALUES
 
     @classmethod

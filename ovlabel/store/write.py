@@ -8,6 +8,7 @@ committed is never written to again: a later record of a key replaces an earlier
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,14 @@ from typing import Any
 
 from ovlabel import files
 from ovlabel.errors import StoreError
+from ovlabel.store import inside
 from ovlabel.store.arrays import write_arrays
 from ovlabel.store.index import Index
 from ovlabel.store.layout import (
     CHUNKS,
     INDEX,
     METADATA,
+    METADATA_BYTES,
     Shard,
     chunk_path,
     exists,
@@ -89,6 +92,7 @@ def writing(
             create_store(path, create())
         store = StoreWriter(path, read_manifest(path), lock, shard, None if known is None else known.records.index)
         try:
+            store._forget_consolidated()
             yield store
         finally:
             store._keep_index()
@@ -245,6 +249,21 @@ class StoreWriter(Store):
         """
         self._hold()
         remove(self.path, f"{CHUNKS}/{name}")
+
+    def _forget_consolidated(self) -> None:
+        """Drop copies of all metadata that zarr or xarray has put into a group: plain zarr sees no later commit there.
+
+        Raises:
+            StoreError: the file of a group can't be written.
+        """
+        for name in (METADATA, f"{CHUNKS}/{METADATA}"):
+            try:
+                node = files.parse_json(inside.read_up_to(self.path, name, METADATA_BYTES))
+            except (OSError, ValueError, RecursionError):
+                continue
+            if isinstance(node, dict) and node.pop("consolidated_metadata", None) is not None:
+                with naming_failures(self.path):
+                    files.put(self.path / name, json.dumps(node, indent=1).encode(), last=self._hold)
 
     def _keep_index(self) -> None:
         """Bring the index up to date where that pays. Without one the store is the same, only slower to open."""
