@@ -21,6 +21,8 @@ from typing import Any, BinaryIO
 
 from ovlabel.errors import ConfigError, ordinary, short, shown
 
+_VALUES = 2**22  # in JSON data of a store: 65,534 classes with their synonyms and prompts, or 200,000 records
+
 
 def open_regular(path: str | Path) -> BinaryIO:
     """Open a regular file for reading in binary.
@@ -49,20 +51,49 @@ def read_up_to(path: str | Path, limit: int) -> bytes:
         OSError: it can't be read, or is no regular file (EINVAL), or is larger than `limit` (EFBIG).
     """
     with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        data = file.read(size + 1) if size <= limit else b""
+        return content(file, limit, path)
+
+
+def content(file: BinaryIO, limit: int, path: str | Path) -> bytes:
+    """The content of an open file.
+
+    Args:
+        file: the file, open for reading in binary.
+        limit: the most bytes that are read.
+        path: the file, for messages.
+
+    Raises:
+        OSError: it can't be read, or is larger than `limit` (EFBIG).
+    """
+    size = os.fstat(file.fileno()).st_size
+    data = file.read(size + 1) if size <= limit else b""
     if max(size, len(data)) > limit:
         raise OSError(errno.EFBIG, f"larger than {limit / 2**20:g} MiB", str(path))
     return data
 
 
-def put(path: Path, data: bytes, *, new: bool = False) -> None:
+def parse_json(data: bytes) -> Any:
+    """The content of JSON data that may come from anywhere, if it holds no more than four million values.
+
+    The bound is one of memory: `[],` are three bytes in a file and some seventy once they are read.
+
+    Raises:
+        ValueError: it is no JSON, or holds more values, or a number in it is too long.
+        RecursionError: it is nested too deeply.
+    """
+    if sum(map(data.count, (b",", b"[", b"{"))) > _VALUES:
+        raise ValueError(f"more than {_VALUES} values")
+    return json.loads(data)
+
+
+def put(path: Path, data: bytes | memoryview, *, new: bool = False, last: Callable[[], None] = lambda: None) -> None:
     """Write a file whole or not at all, and force its content and its name to the disk.
 
     Args:
         path: the file; its folder must exist.
         data: the content.
         new: leave a file that exists already as it is.
+        last: is called when the data are on the disk, just before the file gets its name; what it raises is passed on.
 
     Raises:
         OSError: the folder does not exist, is full or is not writable. No partial file is left.
@@ -73,6 +104,7 @@ def put(path: Path, data: bytes, *, new: bool = False) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        last()
         if not (new and _linked(partial, path)):
             partial.replace(path)
     finally:

@@ -6,10 +6,12 @@ q queries, c classes, e joint embedding, t terms of the scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import eq
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, overload
 
 from ovlabel.errors import ConfigError, unknown
 
@@ -365,6 +367,85 @@ class ImageItem:
     path: Path
     size: int  # bytes
     mtime_ns: int
+
+
+def in_64_bits(number: int) -> int:
+    """The lowest 64 bits of a whole number, as a signed one: times after 2262, in nanoseconds, take more.
+
+    Example:
+        >>> in_64_bits(-5), in_64_bits(2**64 + 7)
+        (-5, 7)
+    """
+    return (number + 2**63) % 2**64 - 2**63
+
+
+@dataclass(frozen=True, eq=False)
+class ImageList(Sequence[ImageItem]):
+    """Images of one folder, kept in columns: a million of them take some 100 MB. Items are made when asked for.
+
+    Attributes:
+        folder: that the keys are relative to.
+        keys: of the images.
+        sizes: of the files, in bytes; signed 64-bit integers.
+        times: modification times, nanoseconds since 1970, as `in_64_bits` gives them.
+
+    Example:
+        >>> from pathlib import Path
+        >>> images = ImageList.of(Path("in"), [("a.jpg", 10, 0), ("b/c.jpg", 20, 0)])
+        >>> images[1].size, [image.key for image in images[:1]]
+        (20, ['a.jpg'])
+    """
+
+    folder: Path
+    keys: list[str]
+    sizes: array[int]
+    times: array[int]
+
+    @classmethod
+    def of(cls, folder: Path, found: Iterable[tuple[str, int, int]]) -> ImageList:
+        """A list of images.
+
+        Args:
+            folder: that the keys are relative to.
+            found: key, size and modification time of each.
+        """
+        keys, sizes, times = list[str](), array("q"), array("q")
+        for key, size, mtime_ns in found:
+            keys.append(key)
+            sizes.append(size)
+            times.append(in_64_bits(mtime_ns))
+        return cls(folder, keys, sizes, times)
+
+    def take(self, positions: Sequence[int]) -> ImageList:
+        """The images at these positions, in their order.
+
+        Args:
+            positions: indices from 0.
+        """
+        return ImageList(
+            self.folder,
+            [self.keys[i] for i in positions],
+            array("q", [self.sizes[i] for i in positions]),
+            array("q", [self.times[i] for i in positions]),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @overload
+    def __getitem__(self, place: int) -> ImageItem: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> ImageList: ...
+
+    def __getitem__(self, place: int | slice) -> ImageItem | ImageList:
+        if isinstance(place, slice):
+            return ImageList(self.folder, self.keys[place], self.sizes[place], self.times[place])
+        key = self.keys[place]
+        return ImageItem(key, self.folder / key, self.sizes[place], self.times[place])
 
 
 @dataclass(frozen=True)

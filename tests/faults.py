@@ -35,7 +35,8 @@ from ovlabel.store.verify import verify
 from ovlabel.types import Annotation, UInt8Image
 
 POINTS = (
-    "ovlabel.store.lock._write",
+    "ovlabel.store.lockfile.place",
+    "ovlabel.store.lockfile.write",
     "ovlabel.store.lock.Lock.start",
     "ovlabel.store.lock.Lock.note",
     "ovlabel.store.lock.Lock.check",

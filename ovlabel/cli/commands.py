@@ -25,6 +25,7 @@ COMMANDS = {  # in the order of the overview; the line that it shows of each
     "status": "What a store holds, what is pending, what failed and why.",
     "show": "Draw one photograph with its labels.",
     "verify": "Compare a store with its checksums; --repair it.",
+    "compact": "Gather many small commits of a store into few.",
     "bench": "How fast a folder would be annotated on this machine.",
     "ablate": "Measure what every stage adds.",
     "doctor": "What there is on this machine, and what is wrong with it.",

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from ovlabel.store.read import Store
 
 
+_MANY = 256  # small commits, which together take some 50 ms to read
+_BY_NAME = 100_000  # images in a store; the size and time of every file would take most of the command's time
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(cls=Command)(status)
@@ -26,18 +30,13 @@ def status(store: StorePath) -> None:
     Example:
       ovlabel status images.ovlabel.zarr
     """
-    from ovlabel.run.listing import list_images
     from ovlabel.store.lock import owners
     from ovlabel.store.read import open_store
 
     opened = open_store(store)
     print(f"store      {printable(str(store))}")
     if opened.folder.is_dir():
-        items = list_images(opened.folder)
-        gone = len(opened.records.keys() - {item.key for item in items})
-        left = f", {gone} known ones are not there any more" if gone else ""
-        counts = f"{len(items)} images, {len(opened.pending(items))} pending{left}"
-        print(f"folder     {printable(str(opened.folder))} ({counts})")
+        print(f"folder     {printable(str(opened.folder))} ({_compared(opened)})")
     else:
         print(f"folder     {printable(str(opened.folder))} (not there)")
     print(f"done       {len(opened)}")
@@ -48,6 +47,8 @@ def status(store: StorePath) -> None:
     except (KeyError, TypeError, AttributeError):
         raise StoreError(f"{store}/zarr.json is damaged: what it says of its run can't be read") from None
     print(f"committed  {opened.committed or 'nothing yet'}")
+    if (small := opened.records.small_commits) > _MANY:
+        print(f"commits    {small} of few images make it slow to open: 'ovlabel compact' gathers them")
     for owner in owners(store):
         print(f"lock       {owner}, who is writing or died of it")
     for name, reason in opened.damaged.items():
@@ -55,6 +56,20 @@ def status(store: StorePath) -> None:
     for key, record in opened.failed.items():
         times = f"{record.attempts} times, last" if record.attempts > 1 else "on"
         print(f"failed: {printable(key)}: {record.stage}: {record.error} ({record.exception}; {times} {record.time})")
+
+
+def _compared(store: Store) -> str:
+    """How the folder and the store differ; where the store is large, by the names of the images alone."""
+    from ovlabel.run.listing import find_images
+
+    known = store.records
+    by_name = len(known) > _BY_NAME
+    images = find_images(store.folder, by_name=by_name)
+    pending = len(set(images.keys).difference(known)) if by_name else len(store.pending(images))
+    gone = len(set(known).difference(images.keys))
+    left = f", {gone} known ones are not there any more" if gone else ""
+    alone = " by their names alone (annotate compares sizes and times)" if by_name else ""
+    return f"{len(images)} images, {pending} pending{alone}{left}"
 
 
 def _run_lines(store: Store) -> list[str]:

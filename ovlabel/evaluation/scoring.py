@@ -19,7 +19,7 @@ from ovlabel.evaluation.matching import check_all_matched, match
 from ovlabel.evaluation.objects import found_by_size
 from ovlabel.evaluation.scores import Boundaries, Scores
 from ovlabel.evaluation.truth import IGNORED, Truth, TruthClass, open_truth
-from ovlabel.store.read import Store, open_store
+from ovlabel.store.read import Store, open_store, warn_of_damage
 
 _AHEAD = 256  # images that may be read before they are added up
 
@@ -103,6 +103,7 @@ def score_labels(
         StoreError: an image in the store is damaged.
         TruthError: as in `score`.
     """
+    warn_of_damage(store)
     masks = match(sorted(store), truth)
     if not allow_partial:
         check_all_matched(masks, truth)

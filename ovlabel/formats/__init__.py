@@ -62,7 +62,7 @@ def export(
     """
     from ovlabel.formats._export import Export
     from ovlabel.formats._labels import classes_of, file_names, labelled_images, thresholds
-    from ovlabel.store.read import Store, open_store
+    from ovlabel.store.read import Store, open_store, warn_of_damage
 
     folder = Path(folder)
     if format not in format_names():
@@ -70,6 +70,7 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} holds something already; name a folder that is empty or not there yet")
     opened = store if isinstance(store, Store) else open_store(store)
+    warn_of_damage(opened)
     classes = classes_of(opened)
     least = thresholds([c.name for c in classes], min_confidence, by_class or {})
     names = file_names(sorted(opened))

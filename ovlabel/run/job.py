@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovlabel.errors import BusyError, ConfigError
+from ovlabel.errors import BusyError, ConfigError, StoreError
 from ovlabel.run.identity import RunIdentity, check_folder, check_run
 from ovlabel.run.listing import Listing, Selection, list_folder
 from ovlabel.run.options import RunOptions
@@ -19,8 +19,9 @@ from ovlabel.store.layout import exists
 from ovlabel.store.manifest import Manifest
 from ovlabel.store.read import Store, open_store
 from ovlabel.store.record import Record
+from ovlabel.store.records import Tally
 from ovlabel.store.write import StoreWriter, writing
-from ovlabel.types import ChunkReport, ImageItem, TextBank
+from ovlabel.types import ChunkReport, ImageItem, ImageList, TextBank
 
 if TYPE_CHECKING:
     from ovlabel.run.local import Annotator, Executor, Maker, OnImage
@@ -55,7 +56,7 @@ class Plan:
         return self.options.selection
 
     @property
-    def items(self) -> list[ImageItem]:
+    def items(self) -> ImageList:
         """Every image that the run is about."""
         return self.listing.items
 
@@ -78,7 +79,7 @@ class Job:
     plan: Plan
     store: Store | None
     settled: bool
-    pending: list[ImageItem] = field(default_factory=list)
+    pending: Sequence[ImageItem] = ()
     left: int = 0
     vanished: list[str] = field(default_factory=list)
     removed: bool = False
@@ -99,11 +100,13 @@ class Job:
         self.pending = pending[: selection.limit]
         self.left = len(pending) - len(self.pending)
 
+    def tally(self) -> Tally:
+        """What is known of the images of the run: how many are done, which failed, now or in an earlier run."""
+        return Tally() if self.store is None else self.store.records.tally(self.plan.items)
+
     def failures(self) -> dict[str, Record]:
         """The records of those images of the run that failed, now or in an earlier run, by key."""
-        listed = {item.key for item in self.plan.items}
-        failed = {} if self.store is None else self.store.failed
-        return {key: record for key, record in failed.items() if key in listed}
+        return {} if self.store is None else {key: self.store.records[key] for key in self.tally().failed}
 
     def run(self, on_image: OnImage | None = None, make: Maker | None = None) -> Iterator[ChunkReport]:
         """Annotate what is pending, a commit at a time; what is finished is committed even if the loop is left early.
@@ -119,10 +122,11 @@ class Job:
             ConfigError, WeightsError: the segmenter can't be built.
         """
         if self.idle:
-            self._clear_unfinished()
+            self._tidy()
             return
         plan, built = self.plan, _Built(self.plan, make)
-        with writing(plan.out, plan.selection.shard, wait=plan.options.wait, create=built.manifest) as store:
+        shard, before = plan.selection.shard, self.store
+        with writing(plan.out, shard, wait=plan.options.wait, create=built.manifest, known=before) as store:
             self.store = store
             if not self.settled:
                 check_run(store, built.run)
@@ -135,11 +139,17 @@ class Job:
             if plan.selection.prune and self.vanished:
                 self._prune(store)
 
-    def _clear_unfinished(self) -> None:
-        """Remove chunks that a run which died has left, unless another process is writing: then they may be its own."""
+    def _tidy(self) -> None:
+        """Remove chunks that a run which died has left, and bring the index up to date.
+
+        While another process writes, nothing is done: unfinished chunks may be its own then.
+        """
         if self.store is not None and self.store.unfinished:
             with contextlib.suppress(BusyError), writing(self.plan.out, self.plan.selection.shard) as store:
                 store.clear_unfinished()
+        elif self.store is not None and self.store.records.index_pays:
+            with contextlib.suppress(StoreError), writing(self.plan.out, self.plan.selection.shard, known=self.store):
+                pass  # its end writes the index; a store that can't be written to is the same without one
 
     def _noting(self, on_image: OnImage | None) -> OnImage:
         """Notes files that vanished, and hands every record on."""

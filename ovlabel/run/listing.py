@@ -14,7 +14,7 @@ from stat import S_ISREG
 
 from ovlabel.errors import ConfigError, printable
 from ovlabel.store.layout import Shard
-from ovlabel.types import ImageItem
+from ovlabel.types import ImageItem, ImageList
 
 log = logging.getLogger("ovlabel")
 
@@ -67,13 +67,13 @@ class Listing:
 
     Attributes:
         items: the selected images, sorted by key.
-        keys: the keys of all images in the folder, or None if it was not searched.
+        keys: the keys of all images in the folder, sorted, or None if it was not searched.
         absent: the names among `Selection.names` that are no images.
         left_out: subfolders that can't be read, each ending in a slash.
     """
 
-    items: list[ImageItem]
-    keys: set[str] | None
+    items: ImageList
+    keys: list[str] | None
     absent: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
@@ -90,7 +90,7 @@ class Listing:
         if self.keys is None:
             return []
         unread = tuple(f"{name.rstrip('/')}/" for name in self.left_out)
-        gone = [key for key in known if key not in self.keys and not key.startswith(unread or "\0")]
+        gone = (key for key in set(known).difference(self.keys) if not key.startswith(unread or "\0"))
         return sorted(key for key in gone if not os.path.lexists(folder / key))
 
 
@@ -106,12 +106,19 @@ def list_folder(folder: Path, selection: Selection) -> Listing:
     """
     if selection.names is None:
         left_out: list[str] = []
-        everything = list_images(folder, left_out)
-        taken = [item for item in everything if selection.takes(item.key)]
-        return Listing(taken, {item.key for item in everything}, left_out=left_out)
+        everything = find_images(folder, left_out)
+        return Listing(_taken(everything, selection), everything.keys, left_out=left_out)
     absent: list[str] = []
     named = list_named(folder, selection.names, absent)
-    return Listing([item for item in named if selection.takes(item.key)], None, absent)
+    found = ImageList.of(folder, ((item.key, item.size, item.mtime_ns) for item in named))
+    return Listing(_taken(found, selection), None, absent)
+
+
+def _taken(images: ImageList, selection: Selection) -> ImageList:
+    """Those images that a selection takes."""
+    if not (selection.include or selection.exclude or selection.shard):
+        return images
+    return images.take([place for place, key in enumerate(images.keys) if selection.takes(key)])
 
 
 def parse_shard(text: str) -> Shard:
@@ -158,8 +165,23 @@ def list_images(folder: Path, left_out: list[str] | None = None) -> list[ImageIt
     Raises:
         ConfigError: `folder` is no readable folder.
     """
+    return list(find_images(folder, left_out))
+
+
+def find_images(folder: Path, left_out: list[str] | None = None, *, by_name: bool = False) -> ImageList:
+    """The same as `list_images`, without an object for every image.
+
+    Args:
+        folder: where to search.
+        left_out: receives the subfolders that can't be read completely.
+        by_name: leave sizes and times 0, which takes a third of the time.
+
+    Raises:
+        ConfigError: `folder` is no readable folder.
+    """
     _check_folder(folder)
-    return sorted(_walk(folder, [] if left_out is None else left_out), key=lambda item: item.key)
+    found = ImageList.of(folder, _walk(folder, [] if left_out is None else left_out, by_name))
+    return found.take(sorted(range(len(found)), key=found.keys.__getitem__))
 
 
 def _check_folder(folder: Path) -> None:
@@ -167,7 +189,8 @@ def _check_folder(folder: Path) -> None:
         raise ConfigError(f"no folder {folder}")
 
 
-def _walk(root: Path, left_out: list[str]) -> Iterator[ImageItem]:
+def _walk(root: Path, left_out: list[str], by_name: bool) -> Iterator[tuple[str, int, int]]:
+    """Key, size and modification time of every image, in no order."""
     folders = [("", root)]
     while folders:
         prefix, folder = folders.pop()
@@ -184,10 +207,12 @@ def _walk(root: Path, left_out: list[str]) -> Iterator[ImageItem]:
                 if entry.is_dir(follow_symlinks=False):
                     if not entry.name.lower().endswith(".zarr"):
                         folders.append((f"{prefix}{entry.name}/", Path(entry.path)))
-                elif _has_suffix(entry.name):
+                elif by_name and _has_suffix(entry.name) and entry.is_file():
+                    yield prefix + entry.name, 0, 0
+                elif not by_name and _has_suffix(entry.name):
                     stat = entry.stat()
                     if S_ISREG(stat.st_mode):
-                        yield ImageItem(prefix + entry.name, Path(entry.path), stat.st_size, stat.st_mtime_ns)
+                        yield prefix + entry.name, stat.st_size, stat.st_mtime_ns
             except OSError as error:
                 if error.errno not in _NOT_THERE:
                     unread = error
@@ -200,7 +225,8 @@ def _walk(root: Path, left_out: list[str]) -> Iterator[ImageItem]:
 
 
 def _has_suffix(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES
+    dot = name.rfind(".")
+    return dot > 0 and name[dot:].lower() in SUFFIXES and name[dot - 1] != "/"
 
 
 def list_named(folder: Path, names: Iterable[str], absent: list[str]) -> list[ImageItem]:

@@ -52,18 +52,17 @@ class RunResult:
             job: it.
             seconds: that it took.
         """
-        plan, records = job.plan, {} if job.store is None else job.store.records
-        done = [r for item in plan.items if (r := records.get(item.key)) and r.outcome == "done"]
+        plan, tally = job.plan, job.tally()
         kept = ("key", "stage", "exception", "error", "time", "attempts")
         return cls(
             folder=str(plan.folder),
             store=str(plan.out),
             images=len(plan.items),
-            annotated=len(done),
+            annotated=tally.done,
             looked_at=len(job.pending),
             pending=job.left + len(job.gone),
-            more_frames=sum(record.more_frames for record in done),
-            reduced=sum(record.reduced for record in done),
+            more_frames=tally.more_frames,
+            reduced=tally.reduced,
             failed=[{name: getattr(record, name) for name in kept} for record in job.failures().values()],
             vanished=job.vanished,
             removed=job.removed,

@@ -1,8 +1,8 @@
-"""The arrays of a chunk, written and read with zarr. No other module uses zarr.
+"""The arrays of a chunk, written with zarr and read back with their checksums. No other module uses zarr.
 
 The pixels of a chunk's images lie one image after another in arrays of one dimension, `labels` and `confidence`, and
 their kept probability maps in `classes` and `probabilities`. Each array is one shard file (Zarr's sharding codec) of
-inner chunks of 65,536 values, compressed with Zstandard, so that one image is read without the others.
+inner chunks of 65,536 values, compressed with Zstandard, so that one image is read without the others (`shard.py`).
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovlabel import files
-from ovlabel.store.layout import INNER, chunk_path, naming_failures
+from ovlabel.store.layout import INNER, chunk_path, naming_failures, refuse_link
 from ovlabel.store.record import Record, crc32
+from ovlabel.store.shard import StoredArray, open_array
 from ovlabel.types import Annotation, not_annotated
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-_OPEN = 64  # arrays kept open for reading
+_KNOWN = 64  # arrays whose places in their files are kept in mind
 
 
 def write_arrays(
@@ -45,6 +46,7 @@ def write_arrays(
     """
     node = chunk_path(path, name)
     with naming_failures(path):
+        refuse_link(path)
         node.mkdir()
         records, pixel, position = [], 0, 0
         for record, annotation in entries:
@@ -60,7 +62,7 @@ def write_arrays(
 
 
 class ArrayReader:
-    """Reads stretches of a store's arrays, and keeps those open that were read last.
+    """Reads stretches of a store's arrays, and keeps the places of those in mind that were read last.
 
     Args:
         path: the store.
@@ -68,40 +70,69 @@ class ArrayReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._open: dict[tuple[str, str], Any] = {}
+        self._known: dict[tuple[str, str], StoredArray] = {}
 
-    def read(self, chunk: str, name: str, start: int, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        """A stretch of one array.
+    def read(self, record: Record, name: str) -> npt.NDArray[Any]:
+        """What one array holds of an image.
 
         Args:
-            chunk: its name.
+            record: the image's; its `chunk` is named.
             name: "labels", "confidence", "classes" or "probabilities".
-            start: index of the first value.
-            shape: of the result; it says how many values are read.
+
+        Returns:
+            The values, in the shape that the record says.
 
         Raises:
-            ValueError: the array is too short, or not one that this version writes.
-            Exception: whatever zarr raises for an array that is damaged or gone.
+            OSError: a file of the array can't be read.
+            ValueError: the array is damaged, or does not hold what the record vouches for.
         """
         import numpy as np
 
-        array, end = self._array(chunk, name), start + math.prod(shape)
-        if end > array.shape[0]:
-            raise ValueError(f"it ends at {array.shape[0]}, before {end}")
-        return np.asarray(array[start:end]).reshape(shape)
+        array, start, shape = self._array(record, name), *record.stretch(name)
+        values = np.empty(math.prod(shape), array.dtype)
+        at = 0
+        for part in array.parts(start, start + values.size):
+            values[at : at + part.size] = part
+            at += part.size
+        _compare(array, record, name, crc32(values))
+        return values.reshape(shape)
 
-    def _array(self, chunk: str, name: str) -> Any:
-        """An array, opened once for the images that follow in its chunk."""
-        import zarr
+    def check(self, record: Record, name: str) -> None:
+        """Read what one array holds of an image, piece by piece in little memory. Raises as `read` does.
 
-        if (chunk, name) not in self._open:
-            if len(self._open) >= _OPEN:
-                self._open = {}
-            array = zarr.open_array(chunk_path(self._path, chunk) / name, mode="r", zarr_format=3)
-            if array.ndim != 1 or array.dtype.name not in ("uint8", "uint16") or array.chunks != (INNER,):
-                raise ValueError(f"an array of {array.ndim} dimensions of {array.dtype}, in parts of {array.chunks}")
-            self._open[chunk, name] = array
-        return self._open[chunk, name]
+        Args:
+            record: the image's; its `chunk` is named.
+            name: of the array.
+        """
+        array, start, shape = self._array(record, name), *record.stretch(name)
+        found = 0
+        for part in array.parts(start, start + math.prod(shape)):
+            found = crc32(part, found)
+        _compare(array, record, name, found)
+
+    def _array(self, record: Record, name: str) -> StoredArray:
+        """An array that holds all of an image's stretch; opened once for the images that follow in its chunk."""
+        if name not in record.arrays:
+            raise ValueError(f"no {name} are kept of this image")
+        known, place = self._known, (record.chunk, name)
+        if place not in known:
+            known = self._known = {} if len(known) >= _KNOWN else known
+            known[place] = open_array(self._path, *place)
+        array, (start, shape) = known[place], record.stretch(name)
+        if array.dtype != "uint8" and name in ("confidence", "probabilities"):
+            raise ValueError(f"it is of {array.dtype}")
+        if (end := start + math.prod(shape)) > array.length:
+            raise ValueError(f"it ends at {array.length}, before {end}")
+        return array
+
+
+def _compare(array: StoredArray, record: Record, name: str, found: int) -> None:
+    """Raise ValueError unless the values that were found have the checksum that the record gives."""
+    if found == dict(zip(record.arrays, record.sums, strict=True))[name]:
+        return
+    start, shape = record.stretch(name)
+    lost = array.missing(start, start + math.prod(shape))
+    raise ValueError("its values are not in the shard file" if lost else "the checksum does not fit")
 
 
 def _placed(record: Record, annotation: Annotation, pixel: int, position: int) -> Record:
@@ -147,5 +178,7 @@ def _put(node: Path, name: str, parts: Sequence[npt.NDArray[Any]], fill: int) ->
         shards=(-(-len(flat) // INNER) * INNER,),
         compressors=ZstdCodec(level=3, checksum=True),
         fill_value=fill,
+        dimension_names=("pixel",) if name in ("labels", "confidence") else ("value",),
+        config={"write_empty_chunks": True},  # what is missing is lost then, and never meant to be the fill value
     )
     array[:] = flat

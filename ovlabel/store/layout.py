@@ -16,27 +16,34 @@ commit record, never names of files, so that any path a file system allows can b
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
-import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ovlabel.errors import StoreError
+from ovlabel.errors import StoreError, printable, short
+from ovlabel.store import inside
 
 FORMAT = 2
 METADATA = "zarr.json"
 CHUNKS = "chunks"  # the folder of the chunks
+INDEX = ".index.npz"  # derived from the commits (index.py)
+ARRAYS = ("labels", "confidence", "classes", "probabilities")  # of a chunk
 LOCK = re.compile(r"\.lock(?:-\d+of\d+)?")  # the lock of the whole store, or that of a shard
 INNER = 2**16  # values in an inner chunk of an array: what reading a part of an image decompresses
-METADATA_BYTES = 2**30  # the largest metadata file that is read
+METADATA_BYTES = 2**27  # the largest metadata file that is read: that of 65,534 classes has some 60 MB
 MOST_CLASSES = 2**16 - 2
+MOST_SIDE, MOST_PIXELS = 2**18, 2**28  # of an image, as `pictures.read` decodes it
+MOST_VALUES = 2**36  # in an array; the index of its shard file has 16 MiB then
 _CHUNK = re.compile(r"(\d{8})-[0-9a-f]{8}(?:-(\d+of\d+))?")
-_REMOVABLE = re.compile(rf"{CHUNKS}|{CHUNKS}/{_CHUNK.pattern}|(?:{CHUNKS}/)?zarr\.(?:\w+\.)*partial|{LOCK.pattern}")
+_PARTIAL = rf"(?:(?:{CHUNKS}/)?zarr|\.index)\.(?:\w+\.)*partial"
+_LOCKS = rf"{LOCK.pattern}(?:\.\w+\.partial)?"
+_REMOVABLE = re.compile(rf"{CHUNKS}|{CHUNKS}/{_CHUNK.pattern}|{_PARTIAL}|{_LOCKS}")
 
 
 @dataclass(frozen=True)
@@ -86,9 +93,20 @@ def chunk_path(store: Path, name: str) -> Path:
 
 
 def chunk_names(store: Path) -> list[str]:
-    """The names of all chunks, in order; links and other things are passed over."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(store / CHUNKS) as entries:
-        return sorted(e.name for e in entries if _CHUNK.fullmatch(e.name) and e.is_dir(follow_symlinks=False))
+    """The names of all chunks, in order; what is no folder is passed over.
+
+    Raises:
+        StoreError: the folder of the chunks, a chunk, or the folder of an array is a link, or can't be read.
+    """
+    with _refusing_links(), contextlib.suppress(FileNotFoundError), inside.folder(store, CHUNKS) as place:
+        with os.scandir(place) as entries:
+            found = [entry for entry in entries if _CHUNK.fullmatch(entry.name)]
+        names = sorted(entry.name for entry in found if entry.is_dir(follow_symlinks=False))
+        arrays = (f"{name}/{array}" for name in names for array in ARRAYS)
+        links = [entry.name for entry in found if entry.is_symlink()]
+        if link := next(iter(links), None) or next((name for name in arrays if inside.is_link(name, place)), None):
+            raise OSError(errno.ELOOP, "is a link", str(chunk_path(store, link)))
+        return names
     return []
 
 
@@ -104,31 +122,65 @@ def remove(store: Path, name: str) -> None:
             where it holds anything), a file that was never finished ("zarr.json.….partial"), or a lock (".lock").
 
     Raises:
-        StoreError: `name` is none of these, or it is a link or lies behind one and so, perhaps, outside the store.
-        OSError: a file can't be removed.
+        StoreError: `name` is none of these, or can't be removed, or it is a link, lies behind one or holds one, which
+            could lead to another store; nothing was removed.
     """
-    path = store / name
     if not _REMOVABLE.fullmatch(name):
-        raise StoreError(f"{path} is no part of a store that may be removed; nothing was removed")
-    for part in dict.fromkeys((store / PurePosixPath(name).parts[0], path)):
-        if part.is_symlink():
-            raise StoreError(f"{part} is a link; nothing is removed through it")
-    if name == CHUNKS:
-        with contextlib.suppress(OSError):
-            path.rmdir()
-    elif _CHUNK.fullmatch(path.name):
-        with contextlib.suppress(OSError):
-            (path / METADATA).unlink(missing_ok=True)
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+        raise StoreError(f"{store / name} is no part of a store that may be removed; nothing was removed")
+    with _refusing_links():
+        if name != CHUNKS:
+            inside.delete(store, name, METADATA if _CHUNK.fullmatch(PurePosixPath(name).name) else "")
+            return
+        with inside.folder(store) as place, contextlib.suppress(OSError):
+            os.rmdir(name, dir_fd=place)
 
 
 def partial_files(store: Path) -> list[str]:
-    """The files that were begun and never finished, as seen from the store."""
-    found = [*store.glob("*.partial"), *(store / CHUNKS).glob("*.partial")]
-    names = (path.relative_to(store).as_posix() for path in found if not path.is_symlink() and path.is_file())
-    return sorted(name for name in names if _REMOVABLE.fullmatch(name))
+    """The files that were begun and never finished, as seen from the store.
+
+    Raises:
+        StoreError: the folder of the chunks is a link, or can't be read.
+    """
+    names: list[str] = []
+    for parts in ((), (CHUNKS,)):
+        with _refusing_links(), inside.folder(store, *parts) as place, os.scandir(place) as entries:
+            names += ["/".join((*parts, entry.name)) for entry in entries if entry.is_file(follow_symlinks=False)]
+    return sorted(name for name in names if name.endswith(".partial") and _REMOVABLE.fullmatch(name))
+
+
+def refuse_link(store: Path, name: str = CHUNKS) -> None:
+    """Raise StoreError where a folder inside a store is a link or lies behind one, FileNotFoundError where it is gone.
+
+    Args:
+        store: the store.
+        name: the folder as seen from the store.
+    """
+    with _refusing_links(), inside.folder(store, *PurePosixPath(name).parts):
+        pass
+
+
+def refuse_links(store: Path, chunk: str) -> None:
+    """Raise StoreError where a chunk is a link, or something in it is.
+
+    Args:
+        store: the store.
+        chunk: its name.
+    """
+    with _refusing_links(), contextlib.suppress(FileNotFoundError):
+        inside.refuse_links(store, f"{CHUNKS}/{chunk}")
+
+
+@contextlib.contextmanager
+def _refusing_links() -> Iterator[None]:
+    """Raise StoreError in place of OSError, naming the part of a store that is a link or can't be used."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        linked = error.errno == errno.ELOOP
+        reason = " is a link; nothing inside a store may be one" if linked else f": {error.strerror}"
+        raise StoreError(f"{printable(str(error.filename))}{reason}") from error
 
 
 def group(attributes: dict[str, Any]) -> bytes:
@@ -137,20 +189,33 @@ def group(attributes: dict[str, Any]) -> bytes:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a store at a path; a folder in which one was begun holds none yet.
+    """Whether there is a store at a path; a folder in which one was begun, or that holds hidden files, holds none yet.
 
     Raises:
-        StoreError: the path leads to a file, or to a folder that holds something else.
+        StoreError: the path leads to a file, or to a folder that holds something else or can't be read.
     """
-    if (path / METADATA).exists():
+    if os.path.lexists(path / METADATA):
         return True
-    parts = path.rglob("*") if path.is_dir() else []
-    ours = (CHUNKS, METADATA)
-    if (path.exists() and not path.is_dir()) or any(
-        part.name not in ours and part.suffix != ".partial" and not part.name.startswith(".lock") for part in parts
-    ):
-        raise StoreError(f"{path} exists and is no store; pass another --out")
+    with naming_failures(path):
+        if path.exists() and (not path.is_dir() or any(map(_is_foreign, _names(path)))):
+            raise StoreError(f"{path} exists and is no store; pass another --out")
     return False
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """The names of all that is in a folder, at any depth. Raises OSError where a folder can't be read."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for _, folders, plain in os.walk(folder, onerror=stop):
+        yield from (*folders, *plain)
+        folders[:] = [name for name in folders if not _is_foreign(name) and not name.startswith(".")]
+
+
+def _is_foreign(name: str) -> bool:
+    """Whether a file or folder of this name shows that a folder is not one in which a store was begun."""
+    return name not in (CHUNKS, METADATA) and not name.endswith(".partial") and not name.startswith(".")
 
 
 @contextlib.contextmanager
@@ -162,3 +227,12 @@ def naming_failures(path: Path) -> Iterator[None]:
         raise StoreError(f"{path} was removed while it was written ({error.filename})") from error
     except OSError as error:
         raise StoreError(f"cannot write to {path}: {error.strerror or error}") from error
+
+
+def why(error: Exception) -> str:
+    """What is wrong with a file of a store, in one short line that is safe to print.
+
+    Args:
+        error: what reading it raised.
+    """
+    return short((isinstance(error, OSError) and error.strerror) or error)

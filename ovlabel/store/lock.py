@@ -5,16 +5,23 @@ machine, and the kernel releases it when the process ends, however it ends; some
 do not pass it on between machines. Therefore the file also names its owner, and a thread of the owner sets the file's
 modification time every `BEAT_SECONDS`. A process that finds an owner of another machine watches the file: the owner
 counts as dead when the file has not changed for `DEAD_SECONDS` on the watching process's own monotonic clock. Clocks of
-two machines are never compared, and no clock that can jump is read. An owner that was suspended, and lost its lock
-meanwhile, notices it before its next commit (`Lock.check`).
+two machines are never compared, and no clock that can jump is read.
+
+Every lock file has one author. A process writes its own file under a name that nobody else uses, and then gives it the
+name of the lock: with a hard link, which fails where there is a lock already, or, in place of a dead owner's file, with
+a rename. What an owner writes later goes to the file that it made, wherever its name has gone; so no process ever
+writes into the lock of another. Of two that take a dead owner's place at once, the later rename counts. Where `flock`
+did not decide between them, each waits `_SETTLE_SECONDS` and looks whose file has the name.
+
+An owner that was suspended, and lost its lock meanwhile, notices it before its next commit (`Lock.check`), last when
+the record lies on the disk and only its name is missing. The run that took the lock over removes what was not committed
+(`StoreWriter.clear_unfinished`), so that there is no file left to be given the name.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
-import json
 import logging
 import os
 import socket
@@ -24,20 +31,19 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any
 
-from ovlabel import files
-from ovlabel.errors import BusyError, StoreError
-from ovlabel.store.layout import LOCK, Shard, remove
+from ovlabel.errors import BusyError, StoreError, short
+from ovlabel.store import lockfile
+from ovlabel.store.layout import LOCK, Shard, naming_failures, remove
 from ovlabel.store.record import now
 
 log = logging.getLogger("ovlabel")
 
 BEAT_SECONDS = 5.0  # between two touches of the lock file by its owner
 DEAD_SECONDS = 30.0  # without a touch: the owner counts as dead
-_LARGEST = 2**24  # bytes of a lock file that are read
 _POLL_SECONDS = 0.5  # between two looks at another owner's file
+_SETTLE_SECONDS = 1.0  # without flock: after a dead owner's file was replaced, before its place counts as taken
 _REPORT_SECONDS = 60.0  # between two lines of the log while waiting
 
 
@@ -68,7 +74,7 @@ class Lock:
         """
         try:
             with self._telling:
-                owner: dict[str, Any] | None = _content(self.path)
+                owner: dict[str, Any] | None = lockfile.content(self.path)
         except FileNotFoundError:
             owner = None
         except OSError as error:
@@ -87,7 +93,9 @@ class Lock:
             work: keys of images.
         """
         with contextlib.suppress(OSError), self._telling:  # the next commit reports a full disk
-            _write(self._handle, {**self.owner, "work": work})
+            lockfile.write(
+                self._handle, {**self.owner, "work": work}
+            )  # into the file that this process made, no other's
 
     def start(self) -> None:
         """Start the thread that touches the lock file."""
@@ -167,13 +175,13 @@ def _all(store: Path, shard: Shard | None) -> Lock:
     Every process takes its own lock first and then looks for others: two may both give up, but never both go on.
     """
     own = store / (".lock" if shard is None else f".lock-{shard}")
-    try:
+    with naming_failures(store):
         store.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot make {store}: {error.strerror}") from None
     lock = _take(own)
     try:
-        for other in sorted(entry.name for entry in os.scandir(store) if LOCK.fullmatch(entry.name)):
+        with naming_failures(store), os.scandir(store) as entries:
+            names = sorted(entry.name for entry in entries if LOCK.fullmatch(entry.name))
+        for other in names:
             beside = shard is not None and other.endswith(f"of{shard.count}")
             if other != own.name and not beside:
                 _take(store / other).release()  # removes a lock that a dead owner left
@@ -186,38 +194,52 @@ def _all(store: Path, shard: Shard | None) -> Lock:
 def _take(path: Path) -> Lock:
     """Take one lock file. Raises BusyError where a living process holds it, StoreError where it can't be locked."""
     while True:
-        try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
-        except FileNotFoundError:
-            raise BusyError(f"{path.parent} is being removed by another process") from None
-        except OSError as error:
-            raise StoreError(f"cannot lock {path.parent}: {error.strerror}") from None
-        try:
-            if not S_ISREG(os.fstat(handle).st_mode):
-                raise OSError(errno.EINVAL, f"{path.name} is no file")
-            exact = _flock(handle, path)
-            if os.stat(path, follow_symlinks=False).st_ino != os.fstat(handle).st_ino:
-                raise FileNotFoundError
-            _outlive(path, handle, exact)
-            left = (_owner(path) or {}).get("work")
-            suspects = [name for name in left if isinstance(name, str)] if isinstance(left, list) else []
-            owner = {
-                "token": uuid.uuid4().hex,
-                "host": socket.gethostname(),
-                "boot": _boot(),
-                "pid": os.getpid(),
-                "since": now(),
-            }
-            _write(handle, {**owner, "work": suspects})
-            return Lock(path, owner, suspects, handle)
-        except FileNotFoundError:  # its owner has released and removed it meanwhile: try again
-            os.close(handle)
-        except OSError as error:
-            os.close(handle)
-            raise StoreError(f"cannot lock {path.parent}: {error.strerror}") from None
-        except BaseException:
-            os.close(handle)
-            raise
+        with contextlib.ExitStack() as held:
+            try:
+                return _try(path, held)
+            except FileNotFoundError:  # its owner has released and removed it meanwhile: try again
+                if not path.parent.is_dir():
+                    raise BusyError(f"{path.parent} is being removed by another process") from None
+            except OSError as error:
+                raise StoreError(f"cannot lock {path.parent}: {error.strerror}") from None
+
+
+def _try(path: Path, held: contextlib.ExitStack) -> Lock:
+    """Take one lock file, if nobody else is at it; else raise FileNotFoundError, or as `_take` does.
+
+    Args:
+        path: the lock file.
+        held: closes the file of an earlier owner, whose `flock` keeps others out until then.
+    """
+    before, exact, left = lockfile.open_if_there(path), True, None
+    if before is not None:
+        held.callback(os.close, before)
+        exact = _flock(before, path)
+        left = (_owner(path) or {}).get("work")
+        _outlive(path, before, exact)
+    suspects = [name for name in left if isinstance(name, str)] if isinstance(left, list) else []
+    owner = _new_owner()
+    made = lockfile.place(path, {**owner, "work": suspects}, before)
+    lock = Lock(path, owner, suspects, made)
+    try:
+        if before is not None and not exact:
+            time.sleep(_SETTLE_SECONDS)
+        lock.check()
+    except BaseException:
+        lock.release()
+        raise
+    return lock
+
+
+def _new_owner() -> dict[str, Any]:
+    """This process, as a lock file names it."""
+    return {
+        "token": uuid.uuid4().hex,
+        "host": socket.gethostname(),
+        "boot": _boot(),
+        "pid": os.getpid(),
+        "since": now(),
+    }
 
 
 def _flock(handle: int, path: Path) -> bool:
@@ -232,45 +254,31 @@ def _flock(handle: int, path: Path) -> bool:
 
 
 def _outlive(path: Path, handle: int, exact: bool) -> None:
-    """Return once the owner that the file names counts as dead. Raises BusyError if the file is touched."""
-    if os.fstat(handle).st_size == 0:
-        return
+    """Return once the owner that the file names counts as dead. Raises BusyError if the file is touched.
+
+    Raises FileNotFoundError where the file has gone, or gave its name to another.
+    """
+    if not lockfile.is_at(path, handle):
+        raise FileNotFoundError
     owner = _owner(path) or {}
     if exact and owner.get("boot") == _boot():
         return
     log.info("%s: %s left a lock; looking for a sign of life for %g s", path.parent, _named(owner), DEAD_SECONDS)
-    before, start = os.stat(path), time.monotonic()
+    before, start = lockfile.touched(path), time.monotonic()
     while time.monotonic() - start < DEAD_SECONDS:
         time.sleep(min(_POLL_SECONDS, DEAD_SECONDS))
-        after = os.stat(path)
-        if (after.st_mtime_ns, after.st_ino) != (before.st_mtime_ns, before.st_ino):
-            raise BusyError(_busy(path, owner))
-
-
-def _write(handle: int, content: dict[str, Any]) -> None:
-    """Write the file's content in place, so that flock stays in force, and cut off what is left of the old content."""
-    data = json.dumps(content).encode()
-    os.pwrite(handle, data, 0)
-    os.ftruncate(handle, len(data))
+        if lockfile.touched(path) != before:
+            raise BusyError(_busy(path, _owner(path)))
 
 
 def _owner(path: Path) -> dict[str, Any] | None:
     """The owner that a lock file names; {} where it names none yet, None where there is no file."""
     try:
-        return _content(path)
+        return lockfile.content(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
         return {}
-
-
-def _content(path: Path) -> dict[str, Any]:
-    """The content of a lock file. Raises OSError or ValueError where it can't be read."""
-    try:
-        reported, _ = json.JSONDecoder().raw_decode(files.read_up_to(path, _LARGEST).decode())
-    except RecursionError as error:
-        raise ValueError(str(error)) from None
-    return reported if isinstance(reported, dict) else {}
 
 
 def _busy(path: Path, owner: dict[str, Any] | None) -> str:
@@ -283,7 +291,7 @@ def _named(owner: dict[str, Any]) -> str:
     if "pid" not in owner:
         return "another process"
     host = "" if owner.get("host") == socket.gethostname() else f" on {owner.get('host')}"
-    return f"process {owner['pid']}{host} (since {owner.get('since')})"
+    return short(f"process {owner['pid']}{host} (since {owner.get('since')})")
 
 
 def _boot() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import uuid
@@ -13,7 +12,8 @@ from typing import Any
 
 from ovlabel import files
 from ovlabel.errors import StoreError
-from ovlabel.store.layout import FORMAT, METADATA, METADATA_BYTES, MOST_CLASSES, group, naming_failures
+from ovlabel.store import inside
+from ovlabel.store.layout import FORMAT, METADATA, METADATA_BYTES, MOST_CLASSES, group, naming_failures, why
 from ovlabel.store.record import now
 from ovlabel.text.vocabulary import Vocabulary
 from ovlabel.types import below_threshold, not_annotated
@@ -197,12 +197,12 @@ def read_manifest(path: Path) -> Manifest:
         StoreError: there is no store at the path, or its manifest is damaged or of another format.
     """
     try:
-        node = json.loads(files.read_up_to(path / METADATA, METADATA_BYTES))
+        node = files.parse_json(inside.read_up_to(path, METADATA, METADATA_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         what = f"holds no {METADATA}" if path.is_dir() else "does not exist" if not path.exists() else "is a file"
         raise StoreError(f"{path} {what}; an ovlabel store ends in .zarr and is made by 'ovlabel annotate'") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(f"{path}/{METADATA} can't be read: {error}") from None
+        raise StoreError(f"{path}/{METADATA} can't be read: {why(error)}") from None
     return Manifest.from_json(path, (node.get("attributes") or {}) if isinstance(node, dict) else {})
 
 

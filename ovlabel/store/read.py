@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ovlabel.errors import StoreError
+from ovlabel.errors import StoreError, printable, short
 from ovlabel.store.arrays import ArrayReader
-from ovlabel.store.commits import last_commit, read_commits
-from ovlabel.store.layout import number_of
+from ovlabel.store.commits import last_commit
+from ovlabel.store.index import DONE, FAILED, Index
+from ovlabel.store.layout import why
 from ovlabel.store.manifest import Manifest, StoredClass, read_manifest
-from ovlabel.store.record import Record, crc32
-from ovlabel.types import ImageItem, LabelMap
+from ovlabel.store.record import Record
+from ovlabel.store.records import Records
+from ovlabel.types import ImageItem, ImageList, LabelMap
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+log = logging.getLogger("ovlabel")
 
 
 def open_store(path: str | Path) -> Store:
@@ -42,6 +46,17 @@ def open_store(path: str | Path) -> Store:
     """
     path = Path(path)
     return Store(path, read_manifest(path))
+
+
+def warn_of_damage(store: Store) -> None:
+    """Write a warning into the log for every commit record that does not count: its images may be missing.
+
+    Args:
+        store: an open store.
+    """
+    for name, reason in store.damaged.items():
+        what = "%s: the record of chunk %s does not count: %s (see 'ovlabel verify')"
+        log.warning(what, printable(str(store.path)), name, short(reason))
 
 
 class TopProbabilities(NamedTuple):
@@ -92,7 +107,7 @@ class StoredImage:
         Raises:
             StoreError: the array is damaged or gone.
         """
-        labels: LabelMap = self._pixels("labels")
+        labels: LabelMap = self._store.read(self.record, "labels")
         return labels
 
     @property
@@ -102,7 +117,7 @@ class StoredImage:
         Raises:
             StoreError: the array is damaged or gone.
         """
-        return _unquantised(self._pixels("confidence"))
+        return _unquantised(self._store.read(self.record, "confidence"))
 
     @property
     def probabilities(self) -> TopProbabilities | npt.NDArray[np.float32] | None:
@@ -116,19 +131,10 @@ class StoredImage:
         """
         if not self.record.maps:
             return None
-        values = _unquantised(self._maps("probabilities"))
+        values = _unquantised(self._store.read(self.record, "probabilities"))
         if self._store.manifest.probabilities == "full":
             return values
-        return TopProbabilities(self._maps("classes"), values)
-
-    def _pixels(self, name: str) -> Any:
-        """An array of the image's pixels, H × W."""
-        shape = (self.record.height, self.record.width)
-        return self._store.read(self.record, name, self.record.pixel, shape)
-
-    def _maps(self, name: str) -> Any:
-        """An array of the image's probability maps, k × h × w."""
-        return self._store.read(self.record, name, self.record.map, (self.record.maps, *self.record.working))
+        return TopProbabilities(self._store.read(self.record, "classes"), values)
 
 
 def _unquantised(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -136,6 +142,14 @@ def _unquantised(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     import numpy as np
 
     return values.astype(np.float32) / np.float32(255)
+
+
+@dataclass(frozen=True)
+class State:
+    """What a store shows. It is replaced as a whole: a method that takes it once sees one state."""
+
+    records: Records
+    arrays: ArrayReader
 
 
 class Store(Mapping[str, StoredImage]):
@@ -148,8 +162,6 @@ class Store(Mapping[str, StoredImage]):
     Attributes:
         path: the store.
         manifest: the attributes of its root: classes, run, folder.
-        unfinished: chunks without a commit record: a run is writing them, or was killed.
-        damaged: chunk → why its commit record does not count.
 
     Example:
         >>> import ovlabel, tempfile
@@ -159,9 +171,19 @@ class Store(Mapping[str, StoredImage]):
         (['a.png', 'b.png'], 'grass', (2, 2))
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, *, index: Index | None = None, indexed: bool = True) -> None:
         self.path, self.manifest = path, manifest
-        self.refresh()
+        self._state = State(Records.read(path, manifest.id, index, indexed=indexed), ArrayReader(path))
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Chunks without a commit record: a run is writing them, or was killed."""
+        return self._state.records.commits.unfinished
+
+    @property
+    def damaged(self) -> dict[str, str]:
+        """Chunk → why its commit record does not count."""
+        return self._state.records.commits.damaged
 
     @property
     def classes(self) -> tuple[StoredClass, ...]:
@@ -182,12 +204,13 @@ class Store(Mapping[str, StoredImage]):
     @property
     def failed(self) -> dict[str, Record]:
         """The images that could not be annotated."""
-        return {key: r for key, r in sorted(self._records.items()) if r.outcome == "failed"}
+        records = self.records
+        return {key: records[key] for key in records.having(FAILED)}
 
     @property
-    def records(self) -> Mapping[str, Record]:
+    def records(self) -> Records:
         """The record that counts of every image that is done or failed."""
-        return self._records
+        return self._state.records
 
     @property
     def committed(self) -> str:
@@ -195,36 +218,30 @@ class Store(Mapping[str, StoredImage]):
         return last_commit(self.path)
 
     def __getitem__(self, key: str) -> StoredImage:
-        record = self._records[key]
+        record = self.records[key]
         if record.outcome != "done":
             raise KeyError(f"{key}: {record.outcome} ({record.error})")
         return StoredImage(self, record)
 
     def __iter__(self) -> Iterator[str]:
-        return (key for key, r in sorted(self._records.items()) if r.outcome == "done")
+        return iter(self.records.having(DONE))
 
     def __len__(self) -> int:
-        return sum(r.outcome == "done" for r in self._records.values())
+        return self.records.count(DONE)
 
-    def refresh(self) -> None:
-        """Read the commit records anew; a later record of a key replaces an earlier one.
+    def refresh(self, *, everything: bool = False) -> None:
+        """Read anew what is committed. Threads that read meanwhile see what was there before, or all of the new.
+
+        Args:
+            everything: read every commit, whatever an index says of it.
 
         Raises:
             StoreError: the disk reports an error, or permission is missing.
         """
-        commits = read_commits(self.path, self.manifest.id)
-        self.unfinished, self.damaged = commits.unfinished, commits.damaged
-        self._arrays = ArrayReader(self.path)
-        self._last = max(map(number_of, commits.records), default=0)
-        self._records: dict[str, Record] = {}
-        for record in (record for records in commits.records.values() for record in records):
-            if record.outcome == "removed":
-                self._records.pop(record.key, None)
-            elif record.outcome != "done" or record.chunk in commits.records:
-                self._records[record.key] = record
-        self.__dict__.pop("_by_content", None)
+        records = Records.read(self.path, self.manifest.id, self.records.index, indexed=not everything)
+        self._state = State(records, ArrayReader(self.path))
 
-    def pending(self, items: Sequence[ImageItem], *, retry_failed: bool = False) -> list[ImageItem]:
+    def pending(self, items: Sequence[ImageItem], *, retry_failed: bool = False) -> Sequence[ImageItem]:
         """The images that no commit record covers, by key, size and modification time, in the given order.
 
         A file that was only touched or renamed is pending too, but its content is known (`like`), so that it is not
@@ -234,16 +251,9 @@ class Store(Mapping[str, StoredImage]):
             items: images of the folder.
             retry_failed: every image that failed is pending as well.
         """
-
-        def covered(item: ImageItem) -> bool:
-            record = self._records.get(item.key)
-            if record is None or (record.size, record.mtime_ns) != (item.size, item.mtime_ns):
-                return False
-            if record.outcome == "done":
-                return True
-            return not retry_failed and (record.stage != "open" or not os.access(item.path, os.R_OK))
-
-        return [item for item in items if not covered(item)]
+        images = items if isinstance(items, ImageList) else ImageList.of(self.folder, map(_stat_of, items))
+        places = self.records.pending(images, retry_failed=retry_failed)
+        return images.take(places) if images is items else [items[place] for place in places]
 
     def like(self, sha256: str) -> Record | None:
         """The record of a done image with this content, whose arrays a file of another name can share.
@@ -251,29 +261,23 @@ class Store(Mapping[str, StoredImage]):
         Args:
             sha256: of the file, in hex.
         """
-        return self._by_content.get(sha256)
+        return self.records.like(sha256)
 
-    @cached_property
-    def _by_content(self) -> dict[str, Record]:
-        """sha256 → record of a done image."""
-        return {r.sha256: r for r in self._records.values() if r.outcome == "done"}
-
-    def read(self, record: Record, name: str, start: int, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        """What one array holds of an image.
+    def read(self, record: Record, name: str) -> npt.NDArray[Any]:
+        """What one array holds of an image, in the shape that its record says. Its checksum was compared.
 
         Args:
             record: the image's.
             name: "labels", "confidence", "classes" or "probabilities".
-            start: index of its first value in the array.
-            shape: of the result.
 
         Raises:
             StoreError: the array is damaged or gone.
         """
         try:
-            return self._arrays.read(record.chunk, name, start, shape)
+            return self._state.arrays.read(record, name)
         except Exception as error:
-            raise StoreError(f"{self.path}: the {name} of '{record.key}' can't be read ({error})") from error
+            key = printable(record.key)
+            raise StoreError(f"{self.path}: the {name} of '{key}' can't be read ({why(error)})") from error
 
     def check(self, record: Record) -> str:
         """What is wrong with the arrays of a done image; "" if each has its recorded length and checksum.
@@ -281,16 +285,14 @@ class Store(Mapping[str, StoredImage]):
         Args:
             record: the image's.
         """
-        import numpy as np
-
-        pixels, maps = (record.height, record.width), (record.maps, *record.working)
-        for name, recorded in zip(record.arrays, record.sums, strict=True):
-            of_pixels = name in ("labels", "confidence")
-            start, shape = (record.pixel, pixels) if of_pixels else (record.map, maps)
+        for name in record.arrays:
             try:
-                values = self.read(record, name, start, shape)
-            except StoreError as error:
-                return f"{name}: {error.__cause__}"
-            if crc32(np.ascontiguousarray(values)) != recorded:
-                return f"{name}: the checksum does not fit"
+                self._state.arrays.check(record, name)
+            except Exception as error:
+                return f"{name}: {why(error)}"
         return ""
+
+
+def _stat_of(item: ImageItem) -> tuple[str, int, int]:
+    """Key, size and modification time."""
+    return item.key, item.size, item.mtime_ns

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
+
+from ovlabel.errors import ordinary, short
+from ovlabel.files import parse_json
+from ovlabel.store.layout import MOST_CLASSES, MOST_PIXELS, MOST_SIDE, MOST_VALUES
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +74,30 @@ class Record:
         maps = {2: (), 3: ("probabilities",), 4: ("classes", "probabilities")}
         return ("labels", "confidence", *maps[len(self.sums)]) if self.sums else ()
 
+    def stretch(self, name: str) -> tuple[int, tuple[int, ...]]:
+        """Where the image lies in one of `arrays`: the index of its first value, and its shape.
+
+        Args:
+            name: "labels", "confidence", "classes" or "probabilities".
+        """
+        if name in ("labels", "confidence"):
+            return self.pixel, (self.height, self.width)
+        return self.map, (self.maps, *self.working)
+
     def to_json(self) -> dict[str, Any]:
         """The record as plain JSON values, without the fields that hold their defaults."""
         return {key: value for key, value in asdict(self).items() if value != _DEFAULTS.get(key, ...)}
+
+    def bounded(self) -> bool:
+        """Whether the numbers are within what an image that is decoded, and an array, can have."""
+        sides = (self.height, self.width, *self.working)
+        pixels = max(self.height * self.width, math.prod(self.working))
+        places = (self.size, self.attempts, self.pixel, self.map, *self.sums)
+        right = max(sides) <= MOST_SIDE and pixels <= MOST_PIXELS and self.maps <= MOST_CLASSES
+        right = (
+            right and abs(self.mtime_ns) < 2**66
+        )  # file systems hold times up to 2486; from 2262 on they have more than 64 bits
+        return right and all(map(ordinary, places)) and self.maps * pixels <= MOST_VALUES
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Record:
@@ -93,6 +119,8 @@ class Record:
         numbers = (record.height, record.width, record.pixel, record.map, record.maps, *record.working, *record.sums)
         if any(type(number) is not int or number < 0 for number in numbers) or len(record.working) != 2:
             raise ValueError(f"the numbers of '{record.key}' describe no image")
+        if not record.bounded():
+            raise ValueError(f"the numbers of '{short(record.key)}' are beyond those of any image that is decoded")
         if len(record.sums) not in ((2, 3, 4) if record.outcome == "done" else (0,)):
             raise ValueError(f"'{record.key}' has {len(record.sums)} checksums")
         parts = PurePosixPath(record.key).parts
@@ -105,13 +133,14 @@ _DEFAULTS = asdict(Record("", -1, -1)) | {"key": ..., "size": ..., "mtime_ns": .
 _TYPES = {field.name: type(getattr(Record("", -1, -1), field.name)) for field in fields(Record)}
 
 
-def crc32(data: Any) -> int:
+def crc32(data: Any, before: int = 0) -> int:
     """CRC-32 of the bytes of an array or of `bytes`. It finds accidental damage; it does not stop a forger.
 
     Args:
         data: anything with a contiguous buffer.
+        before: the checksum of the bytes that come before these.
     """
-    return zlib.crc32(data)
+    return zlib.crc32(data, before)
 
 
 def pack(store: str, node: str, records: Sequence[Record]) -> bytes:
@@ -139,7 +168,7 @@ def unpack(store: str, node: str, data: bytes) -> list[Record]:
         ValueError: the record is damaged, or belongs to another store or chunk; the message says which.
     """
     try:
-        attributes = json.loads(data)["attributes"]
+        attributes = parse_json(data)["attributes"]
         said = {name: attributes[name] for name in ("store", "node", "images")}
         if _sum(said) != attributes["crc32"]:
             raise ValueError("its checksum does not fit")

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ovlabel.store.read import Store, open_store
+from ovlabel.store.layout import refuse_links
+from ovlabel.store.manifest import read_manifest
+from ovlabel.store.read import Store
 from ovlabel.store.record import Record
 from ovlabel.store.write import writing
 
@@ -51,7 +53,14 @@ def verify(store: Store | str | Path, on_image: Callable[[Record], None] | None 
         >>> ovlabel.verify(write_example(tempfile.mkdtemp()) / "images.ovlabel.zarr").clean
         True
     """
-    store = store if isinstance(store, Store) else open_store(store)
+    path, manifest = (
+        (store.path, store.manifest) if isinstance(store, Store) else (Path(store), read_manifest(Path(store)))
+    )
+    return _report(Store(path, manifest, indexed=False), on_image)
+
+
+def _report(store: Store, on_image: Callable[[Record], None] | None) -> Report:
+    """What is wrong with a store whose commits have all been read."""
     bad = {}
     done = [record for record in store.records.values() if record.outcome == "done"]
     for record in sorted(done, key=lambda record: (record.chunk, record.pixel)):
@@ -76,10 +85,13 @@ def repair(
 
     Raises:
         BusyError: another process is writing to the store.
-        StoreError: the store can't be written.
+        StoreError: the store can't be written, or something in a chunk that is damaged is a link; nothing is repaired.
     """
     with writing(store.path if isinstance(store, Store) else store, wait=wait) as held:
-        report = verify(held, on_image)
+        held.refresh(everything=True)
+        report = _report(held, on_image)
+        for name in (*report.records, *report.unfinished, *{held.records[key].chunk for key in report.bad}):
+            refuse_links(held.path, name)
         for name in (*report.records, *report.unfinished):
             held.discard(name)
         if report.bad:

@@ -8,7 +8,7 @@ committed is never written to again: a later record of a key replaces an earlier
 from __future__ import annotations
 
 import contextlib
-import logging
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +16,14 @@ from typing import Any
 
 from ovlabel import files
 from ovlabel.errors import StoreError
+from ovlabel.store import inside
 from ovlabel.store.arrays import write_arrays
-from ovlabel.store.commits import read_commits
+from ovlabel.store.index import Index
 from ovlabel.store.layout import (
     CHUNKS,
+    INDEX,
     METADATA,
+    METADATA_BYTES,
     Shard,
     chunk_path,
     exists,
@@ -28,17 +31,19 @@ from ovlabel.store.layout import (
     naming_failures,
     new_name,
     partial_files,
+    refuse_link,
     remove,
     shard_of,
 )
 from ovlabel.store.lock import Lock, locked
 from ovlabel.store.manifest import Manifest, read_manifest
-from ovlabel.store.read import Store
+from ovlabel.store.read import State, Store, warn_of_damage
 from ovlabel.store.record import Record, pack
+from ovlabel.store.records import Records
 from ovlabel.text.vocabulary import Vocabulary
 from ovlabel.types import Annotation
 
-log = logging.getLogger("ovlabel")
+_REMOVED = 1000  # images in one commit that removes them; its record stays far below the limit on metadata files
 
 
 @contextlib.contextmanager
@@ -48,6 +53,7 @@ def writing(
     *,
     wait: bool = False,
     create: Callable[[], Manifest] | None = None,
+    known: Store | None = None,
 ) -> Iterator[StoreWriter]:
     """Take a store's lock, write to the store, and release the lock.
 
@@ -59,6 +65,7 @@ def writing(
         shard: write as one of several shards, beside the others; None keeps every other writer out.
         wait: while another process writes, wait for it.
         create: makes the manifest of a new store; it is called once the lock is held, if no store is there.
+        known: the same store, open for reading: what has not changed since is not read again.
 
     Raises:
         BusyError: another process is writing to the store.
@@ -83,10 +90,12 @@ def writing(
     with locked(path, shard, wait=wait) as lock:
         if create is not None and not exists(path):
             create_store(path, create())
-        store = StoreWriter(path, read_manifest(path), lock, shard)
+        store = StoreWriter(path, read_manifest(path), lock, shard, None if known is None else known.records.index)
         try:
+            store._forget_consolidated()
             yield store
         finally:
+            store._keep_index()
             store.ended = True
 
 
@@ -98,10 +107,11 @@ def create_store(path: Path, manifest: Manifest) -> None:
         manifest: the attributes of its root.
 
     Raises:
-        StoreError: it can't be written.
+        StoreError: it can't be written, or its folder of chunks is a link.
     """
     with naming_failures(path):
         (path / CHUNKS).mkdir(parents=True, exist_ok=True)
+        refuse_link(path)
         files.put(path / CHUNKS / METADATA, group({}), new=True)
     manifest.write(path, new=True)
 
@@ -118,9 +128,12 @@ class StoreWriter(Store):
         ended: whether the `with` block is over.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, lock: Lock, shard: Shard | None = None) -> None:
-        super().__init__(path, manifest)
+    def __init__(
+        self, path: Path, manifest: Manifest, lock: Lock, shard: Shard | None = None, index: Index | None = None
+    ) -> None:
+        super().__init__(path, manifest, index=index)
         self.lock, self.shard, self.ended = lock, shard, False
+        self._last = 0
 
     def clear_unfinished(self) -> None:
         """Remove chunks that were never committed: a shard's own, or all of them.
@@ -137,8 +150,7 @@ class StoreWriter(Store):
         with naming_failures(self.path):
             for name in (*(f"{CHUNKS}/{name}" for name in unfinished), *partial):
                 remove(self.path, name)
-        for name, reason in self.damaged.items():
-            log.warning("%s: the record of chunk %s does not count: %s (see 'ovlabel verify')", self.path, name, reason)
+        warn_of_damage(self)
 
     def settle(self, folder: Path, vocabulary: Vocabulary, written: Mapping[str, Any]) -> None:
         """Note where the folder lies, how classes are drawn and how the run is written now.
@@ -171,6 +183,7 @@ class StoreWriter(Store):
         """
         name = new_name(self.next_number(), self.shard)
         self._cleanly(name, lambda: self._adopt(name, write_arrays(self.path, name, entries, len(self.classes))))
+        self._keep_index()
 
     def adopt(self, name: str, records: Sequence[Record]) -> None:
         """Commit a chunk whose arrays another process has written with `write_arrays`. Raises as `commit` does.
@@ -180,10 +193,11 @@ class StoreWriter(Store):
             records: what `write_arrays` returned.
         """
         self._cleanly(name, lambda: self._adopt(name, records))
+        self._keep_index()
 
     def next_number(self) -> int:
         """The number of the next chunk: later ones count where two have a record of one key."""
-        self._last += 1
+        self._last = max(self._last, self.records.last) + 1
         return self._last
 
     def remove(self, keys: Sequence[str], reason: str) -> None:
@@ -193,7 +207,9 @@ class StoreWriter(Store):
             keys: of images in the store.
             reason: is kept in the records.
         """
-        self.commit([(Record(key, -1, -1, outcome="removed", error=reason), None) for key in keys])
+        for start in range(0, len(keys), _REMOVED):
+            part = keys[start : start + _REMOVED]
+            self.commit([(Record(key, -1, -1, outcome="removed", error=reason), None) for key in part])
 
     def free(self) -> int:
         """Remove the chunks in which nothing counts any more. Only for the writer of the whole store.
@@ -205,18 +221,21 @@ class StoreWriter(Store):
             StoreError: a chunk lies behind a link.
         """
         self._hold()
-        lines = read_commits(self.path, self.manifest.id).records
+        self.refresh(everything=True)
+        lines, freed = self.records.commits.records, 0
         home = {record.key: name for name, records in lines.items() for record in records}
-        used = {record.chunk for record in self._records.values() if record.outcome == "done"}
+        used = {record.chunk for record in self.records.values() if record.outcome == "done"}
         mentioned: set[str] = set()  # by chunks that stay: a removal must outlive what it removes
-        freed = 0
         for name, records in lines.items():
             last = [record for record in records if home[record.key] == name]
             if name in used or any(r.outcome != "removed" or r.key in mentioned for r in last):
                 mentioned.update(record.key for record in records)
             else:
+                self._hold()
                 remove(self.path, f"{CHUNKS}/{name}")
                 freed += 1
+        if freed:
+            self.refresh(everything=True)
         return freed
 
     def discard(self, name: str) -> None:
@@ -231,12 +250,41 @@ class StoreWriter(Store):
         self._hold()
         remove(self.path, f"{CHUNKS}/{name}")
 
+    def _forget_consolidated(self) -> None:
+        """Drop copies of all metadata that zarr or xarray has put into a group: plain zarr sees no later commit there.
+
+        Raises:
+            StoreError: the file of a group can't be written.
+        """
+        for name in (METADATA, f"{CHUNKS}/{METADATA}"):
+            try:
+                node = files.parse_json(inside.read_up_to(self.path, name, METADATA_BYTES))
+            except (OSError, ValueError, RecursionError):
+                continue
+            if isinstance(node, dict) and node.pop("consolidated_metadata", None) is not None:
+                with naming_failures(self.path):
+                    files.put(self.path / name, json.dumps(node, indent=1).encode(), last=self._hold)
+
+    def _keep_index(self) -> None:
+        """Bring the index up to date where that pays. Without one the store is the same, only slower to open."""
+        with contextlib.suppress(StoreError, MemoryError), naming_failures(self.path):
+            records = self.records
+            if not records.index_pays or (index := records.extended()) is None:
+                return
+            files.put(self.path / INDEX, index.to_bytes(self.manifest.id), last=self._hold)
+            left = replace(records.commits, records={}, stamps={})
+            self._state = State(Records(self.path, self.manifest.id, index, left), self._state.arrays)
+
     def _cleanly(self, name: str, write: Callable[[], None]) -> None:
         """Call `write`; if it fails, remove what there is of the chunk."""
         try:
             with naming_failures(self.path):
                 self._hold()
-                write()
+                try:
+                    write()
+                except FileNotFoundError:
+                    self._hold()  # says so where another process has taken the lock over, and cleared this chunk away
+                    raise
         except BaseException:
             with contextlib.suppress(StoreError, OSError):
                 remove(self.path, f"{CHUNKS}/{name}")
@@ -250,25 +298,15 @@ class StoreWriter(Store):
         """Put the commit record of a chunk in place; from then on it counts."""
         node = chunk_path(self.path, name)
         self._hold()
+        refuse_link(self.path, f"{CHUNKS}/{name}")
         files.sync_folder(node.parent)
-        files.put(node / METADATA, pack(self.manifest.id, name, records))
-        for record in records:
-            self._remember(replace(record, chunk=record.chunk or name))
+        files.put(node / METADATA, pack(self.manifest.id, name, records), last=self._hold)
+        self.records.add(name, [replace(record, chunk=record.chunk or name) for record in records])
 
     def _hold(self) -> None:
         """Raise unless this process may write to the store still, and writes nowhere else."""
         if self.ended:
             raise StoreError(f"{self.path} is written to only inside 'with writing(…)', which is over")
         self.lock.check()
-        if (self.path / CHUNKS).is_symlink():
-            raise StoreError(f"{self.path}/{CHUNKS} is a link; nothing is written through it")
-
-    def _remember(self, record: Record) -> None:
-        """Let this store show an image that was just committed."""
-        if record.outcome == "removed":
-            self._records.pop(record.key, None)
-            self.__dict__.pop("_by_content", None)
-            return
-        self._records[record.key] = record
-        if record.outcome == "done":
-            self._by_content[record.sha256] = record
+        with naming_failures(self.path):
+            refuse_link(self.path)

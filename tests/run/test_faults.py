@@ -37,7 +37,7 @@ ERRORS = [
     for point in POINTS
     for what in ("ENOSPC", "EIO")
     for occurrence in (1, 4)
-    if point in ("ovlabel.store.lock._write", "ovlabel.store.write.write_arrays", "ovlabel.store.arrays._put")
+    if point in ("ovlabel.store.lockfile.write", "ovlabel.store.write.write_arrays", "ovlabel.store.arrays._put")
     or point.startswith(("ovlabel.files.", "os."))  # what asks something of the disk
 ]
 EVENTS = [{"event": event, "what": what} for event in range(1, 150, 7) for what in ("KILL", "ENOSPC", "HUP")]

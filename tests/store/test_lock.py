@@ -31,6 +31,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
     monkeypatch.setattr(lock, "DEAD_SECONDS", 0.4)
     monkeypatch.setattr(lock, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(lock, "_SETTLE_SECONDS", 0.1)
 
 
 @pytest.fixture
