@@ -272,7 +272,7 @@ def test_another_codec_is_not_run(codec: Any, path: Path) -> None:
     if isinstance(codec, ZstdCodec):
         assert verify(path).clean
     else:
-        refuses_labels(path, "another array")
+        refuses_labels(path, "metadata")
 
 
 CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
