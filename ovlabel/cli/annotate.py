@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -14,7 +13,7 @@ import typer
 
 from ovlabel.cli.commands import Command
 from ovlabel.cli.exit_codes import OK, SOME_FAILED
-from ovlabel.cli.messages import send_to_stderr
+from ovlabel.cli.messages import say, say_json, send_to_stderr
 from ovlabel.cli.options import (
     AsJson,
     Classes,
@@ -157,7 +156,7 @@ def annotate(
     result = RunResult.of(job, time.monotonic() - start)
     code = OK if result.complete else SOME_FAILED
     if as_json:
-        print(json.dumps(asdict(result) | {"exit_code": code}))
+        say_json(asdict(result) | {"exit_code": code})
     else:
         _print(result, job)
     raise typer.Exit(code)
@@ -188,7 +187,7 @@ def _print(result: RunResult, job: Job) -> None:
     for name in result.left_out:
         log.warning("%s: the folder can't be read; it was left out", printable(name))
     if not result.images and not result.vanished:
-        print(f"no images in {printable(result.folder)}")
+        say(f"no images in {printable(result.folder)}")
         return
     if not (sys.stdout.isatty() or result.looked_at or result.vanished or not result.complete):
         return
@@ -202,7 +201,7 @@ def _print(result: RunResult, job: Job) -> None:
     ):
         parts += [f"{count} {what}"] if count else []
     out = printable(result.store)
-    print(f"{result.annotated} of {result.images} images annotated ({', '.join(parts)}) in {out}")
+    say(f"{result.annotated} of {result.images} images annotated ({', '.join(parts)}) in {out}")
     if sys.stderr.isatty():
         _log_hints(result, job, out)
 
