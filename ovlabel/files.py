@@ -171,7 +171,7 @@ def _temporary_name() -> str:
 @functools.cache
 def _tell(message: str) -> None:
     """Log a message, once in a process."""
-    log.warning("%s", message)
+    log.info("%s", message)
 
 
 def write_atomic(path: Path, data: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import signal
@@ -23,6 +24,7 @@ log = logging.getLogger("ovlabel")
 
 _CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED, signal.SIGHUP: HUNG_UP}
 
+_OF_STREAMS = (errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC)  # where no file is named
 _Refused: Any = typer.BadParameter.__mro__[2]  # the base of all errors in what was typed, which typer does not name
 
 _HELP = """Open-vocabulary semantic segmentation of whole folders, without training.
@@ -79,7 +81,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         failure = stdout_failure()
     except _Refused as error:  # what typer says of the words of a command
         error.message = printable_lines(error.message)
-        error.show()
+        with contextlib.suppress(OSError):
+            error.show()
         return int(error.exit_code)
     except SystemExit as error:  # a completion
         code, failure = error.code, stdout_failure()
@@ -97,11 +100,15 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 def _failed(error: OSError) -> int:
     """Say what the system refused. Returns the exit code."""
+    stdout_failure()  # whatever is left of it would be tried again when Python ends
     if error.filename is not None:
         log.error("%s: %s", error.filename, error.strerror)
         return USAGE
+    if error.errno == errno.ENOENT:
+        log.error("the folder in which this command was started is not there any more; change to another one")
+        return USAGE
     if error.errno != errno.EPIPE:  # else its reader, as `head`, has what it wants
-        log.error("%s", f"stdout can't be written: {error.strerror}" if stdout_failure() else error)
+        log.error("%s", f"stdout can't be written: {error.strerror}" if error.errno in _OF_STREAMS else error)
     return DEFECT
 
 

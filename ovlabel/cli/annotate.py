@@ -166,6 +166,8 @@ def _names(source: str) -> tuple[str, ...]:
     """The paths of `--list`. Raises ConfigError."""
     from ovlabel.run.listing import parse_names
 
+    if source == "-" and sys.stdin is None:
+        raise ConfigError("--list -: stdin is closed")
     try:
         return parse_names(sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes())
     except OSError as error:
