@@ -16,9 +16,20 @@ import typer
 
 from ovlabel import __version__, files
 from ovlabel.cli.commands import SETTINGS, LazyGroup
-from ovlabel.cli.exit_codes import BUSY, DEFECT, HUNG_UP, INTERRUPTED, OK, STORE, TERMINATED, USAGE, WEIGHTS
+from ovlabel.cli.exit_codes import (
+    BUSY,
+    DEFECT,
+    HUNG_UP,
+    INTERRUPTED,
+    OK,
+    SOME_FAILED,
+    STORE,
+    TERMINATED,
+    USAGE,
+    WEIGHTS,
+)
 from ovlabel.cli.messages import SEVERAL_LINES, open_streams, printable_lines, say, send_to_stderr, stdout_failure
-from ovlabel.errors import BusyError, OvlabelError, StoreError, WeightsError
+from ovlabel.errors import BusyError, ClusterError, OvlabelError, StoreError, WeightsError
 
 log = logging.getLogger("ovlabel")
 
@@ -143,5 +154,5 @@ def _options(
 
 
 def _code(error: OvlabelError) -> int:
-    kinds = {BusyError: BUSY, StoreError: STORE, WeightsError: WEIGHTS}
+    kinds = {BusyError: BUSY, StoreError: STORE, WeightsError: WEIGHTS, ClusterError: SOME_FAILED}
     return next((code for kind, code in kinds.items() if isinstance(error, kind)), USAGE)

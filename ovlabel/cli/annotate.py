@@ -110,6 +110,12 @@ def annotate(
     scheduler: Annotated[
         str | None, typer.Option(metavar="tcp://…", help="Work on a Dask cluster.", rich_help_panel="Cluster")
     ] = None,
+    patience: Annotated[
+        float,
+        typer.Option(
+            "--wait-for-workers", min=0, metavar="SECONDS", help="End if none comes so long.", rich_help_panel="Cluster"
+        ),
+    ] = 600,
 ) -> None:
     """Annotate every image of FOLDER that is not annotated yet.
 
@@ -148,7 +154,8 @@ def annotate(
         retry_failed=retry_failed,
         prune=prune,
     )
-    job = prepare(folder, config, out, RunOptions(selection, chunk, offline, wait, workers or 0, scheduler or ""))
+    how = RunOptions(selection, chunk, offline, wait, workers or 0, scheduler or "", patience)
+    job = prepare(folder, config, out, how)
     if job.pending:
         _warn(config)
     start = time.monotonic()

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovlabel.run import dask
-from ovlabel.run.dask import RESOURCE
+from ovlabel.run import worker
+from ovlabel.run.crew import RESOURCE
 from ovlabel.run.identity import RunIdentity
 from ovlabel.run.job import prepare
 from ovlabel.run.options import RunOptions
@@ -224,12 +224,13 @@ def test_a_workers_segmenter_is_built_once(tmp_path: Path, folder: Path, monkeyp
         made.append(run.config)
         return faults.make(run, offline)
 
-    monkeypatch.setattr(dask, "_segmenters", {})
+    monkeypatch.setattr(worker, "_segmenters", {})
     items = tuple(prepare(folder, CONFIG, tmp_path / "other.zarr").plan.items)
     for number in range(3):
         identity = RunIdentity.read(CONFIG)
-        task = dask.Task(items[:2], "run", make, identity, False, 0, (), store.path, 90 + number, None, 3)
-        receipt = dask.annotate_chunk(task)
+        task = worker.Task(items[:2], "run", make, identity, False, 0, (), store.path, 90 + number, None, 3)
+        receipt = worker.annotate_chunk(task)
+        assert isinstance(receipt, worker.Receipt)
         assert [record.key for record in receipt.records] == ["00.png", "01.png"]
         assert (store.path / "chunks" / receipt.name / "labels").is_dir()
     assert len(made) == 1
