@@ -193,16 +193,19 @@ def _print(result: RunResult, job: Job) -> None:
     """One line on what happened; none off a terminal where there was nothing to do and all is well."""
     for name in result.absent[:_NAMED]:
         log.warning("%s: no image of that name in %s", printable(name), printable(result.folder))
+    for name in result.unread[:_NAMED]:
+        log.warning("%s: was listed, and is neither annotated nor deleted; is its folder mounted?", name)
     for name in result.left_out:
         log.warning("%s: the folder can't be read; it was left out", printable(name))
-    if not result.images and not result.vanished:
+    if not (result.images or result.vanished or result.deleted):
         say(f"no images in {printable(result.folder)}")
         return
-    if not (sys.stdout.isatty() or result.looked_at or result.vanished or not result.complete):
+    if not (sys.stdout.isatty() or result.looked_at or result.vanished or result.deleted or not result.complete):
         return
     parts = [f"{result.looked_at} looked at now", f"{len(result.failed)} failed"]
     for count, what in (
         (result.pending, "pending"),
+        (len(result.deleted), "deleted before their turn"),
         (len(result.vanished), "removed" if result.removed else "no longer in the folder (--prune)"),
         (len(result.absent), "not found"),
         (result.more_frames, "with further frames that were not read"),

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovlabel import __version__
-from ovlabel.errors import RunError
+from ovlabel.errors import ConfigError, RunError
 from ovlabel.fields import declared
 from ovlabel.files import file_sha256
 from ovlabel.settings.keys import Config
@@ -159,8 +159,14 @@ def _described(stage: Stage) -> dict[str, Any]:
 
 
 def check_folder(store: Store, folder: Path) -> None:
-    """Raise RunError if the store belongs to another folder that is still there; one that has moved is the same."""
-    if store.folder.is_dir() and not os.path.samefile(store.folder, folder):
+    """Raise RunError if the store belongs to another folder that is still there; one that has moved is the same.
+
+    Raises:
+        ConfigError: the folder is not there any more.
+    """
+    if not os.path.isdir(folder):
+        raise ConfigError(f"no folder {folder} any more: is it mounted?")
+    if os.path.isdir(store.folder) and not os.path.samefile(store.folder, folder):
         raise RunError(f"{store.path} belongs to the folder {store.folder}, not to {folder}. Pass another --out")
 
 
