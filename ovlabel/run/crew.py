@@ -88,6 +88,7 @@ class Crew:
         self._finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self._looked = self._told = -float("inf")
         self._idle_since: float | None = None
+        self._left: list[OvlabelError] = []  # of workers that ended when they were asked
         self._warned = False
 
     @property
@@ -165,6 +166,11 @@ class Crew:
 
     def _lost(self, worker: Worker) -> None:
         """Take back what a worker had that is not there any more."""
+        if worker.asked is not None:
+            self._left.append(
+                ConfigError(f"worker {worker.name} ended when it was asked: is the same ovlabel installed there?")
+            )
+            log.warning("%s", self._left[-1])
         for number, (future, chunk) in enumerate(worker.chunks.items()):
             chunk.deaths += number == 0 or not worker.alone
             self.returned.append(chunk)
@@ -232,8 +238,8 @@ class Crew:
         waited = now - self._idle_since
         aside = [worker.aside for worker in self._workers.values() if worker.aside]
         asked = len(self._workers) - len(aside)
-        if aside and not asked and waited >= min(_GRACE_SECONDS, self._patience):
-            raise aside[-1]
+        if (aside or self._left) and not asked and waited >= min(_GRACE_SECONDS, self._patience):
+            raise [*self._left, *aside][-1]
         state = f"of {len(self._workers)}, {len(aside)} are set aside and {asked} have not answered"
         state = state if self._workers else "the scheduler has none"
         if waited >= self._patience:

@@ -9,6 +9,7 @@ reason to take images for deleted.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import logging
@@ -21,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ovlabel import __version__
 from ovlabel.errors import ConfigError, StoreError, printable
@@ -253,6 +254,32 @@ def _threads(workers: int) -> int:
     return max(1, usable // workers)
 
 
+def _greet(address: str) -> None:
+    """Make sure that a scheduler answers; a client that can't reach one would go on trying when Python ends.
+
+    Raises:
+        ConfigError: none answers, or something else does.
+    """
+    from distributed.comm.core import connect
+    from distributed.security import Security
+
+    async def identity() -> Any:
+        comm = await connect(address, timeout=_CONNECT_SECONDS, **Security().get_connection_args("client"))
+        try:
+            await comm.write({"op": "identity", "reply": True})
+            return await comm.read()
+        finally:
+            comm.abort()
+
+    try:
+        answer = asyncio.run(asyncio.wait_for(identity(), _CONNECT_SECONDS))
+        what = f"a {answer['type']} does"
+    except Exception as error:  # whatever an address, or what listens there, provokes
+        answer, what = {}, str(error) or type(error).__name__
+    if answer.get("type") != "Scheduler":
+        raise ConfigError(f"--scheduler {address}: no Dask scheduler answers there ({what})")
+
+
 @contextlib.contextmanager
 def _client(options: RunOptions) -> Iterator[Client]:
     """Connect to the scheduler of the options, or start workers on this machine that end with the run."""
@@ -267,12 +294,8 @@ def _client(options: RunOptions) -> Iterator[Client]:
         warnings.simplefilter("ignore", VersionMismatchWarning)  # a worker that can't do the work is named
         stack.enter_context(dask.config.set({"distributed.worker.daemon": False, "distributed.admin.tick.limit": "1h"}))
         if options.scheduler:
-            try:
-                client = Client(options.scheduler, timeout=_CONNECT_SECONDS, set_as_default=False)
-            except Exception as error:  # whatever an address provokes
-                raise ConfigError(
-                    f"--scheduler {options.scheduler}: no Dask scheduler answers there ({error})"
-                ) from None
+            _greet(options.scheduler)
+            client = Client(options.scheduler, timeout=_CONNECT_SECONDS, set_as_default=False)
             stack.callback(_close, client)
             yield client
             return
