@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import signal
 import threading
 import traceback
@@ -88,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     """Run one command, and say what went wrong. Returns the exit code."""
     try:
+        os.getcwd()  # some libraries end the process where there is none
         code = app(args=arguments, prog_name="ovlabel", standalone_mode=False)
         failure = stdout_failure()
     except _Refused as error:  # what typer says of the words of a command

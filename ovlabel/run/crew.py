@@ -38,10 +38,12 @@ class Chunk:
     Attributes:
         items: they.
         deaths: of workers that had it in work.
+        unseen_by: workers that could not read these images.
     """
 
     items: tuple[ImageItem, ...]
     deaths: int = 0
+    unseen_by: frozenset[str] = frozenset()
 
 
 @dataclass(eq=False)
@@ -95,6 +97,10 @@ class Crew:
     def ready(self) -> list[Worker]:
         """The workers that may be given images."""
         return [worker for worker in self._workers.values() if worker.ready]
+
+    def may_see(self, chunk: Chunk) -> bool:
+        """Whether there is a worker that has not yet said that it can't read the images of a chunk."""
+        return any(w.aside is None and w.address not in chunk.unseen_by for w in self._workers.values())
 
     @property
     def busy(self) -> bool:

@@ -17,7 +17,7 @@ import os
 import pickle
 import time
 import warnings
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -30,7 +30,7 @@ from ovlabel.run.crew import RESOURCE, Chunk, Crew, Worker
 from ovlabel.run.identity import RunIdentity
 from ovlabel.run.local import Maker, OnImage, commit, report_of
 from ovlabel.run.options import RunOptions
-from ovlabel.run.reading import Entry, read_known
+from ovlabel.run.reading import VANISHED, Entry, read_known
 from ovlabel.run.worker import Place, Receipt, Refusal, Task, readable
 from ovlabel.store.arrays import write_arrays
 from ovlabel.store.layout import chunk_path, new_name
@@ -46,7 +46,6 @@ log = logging.getLogger("ovlabel")
 
 _TASKS = 4  # the least number of chunks for each worker, so that all workers finish at about the same time
 _DEATHS = 3  # of workers that had a chunk in work, after which each of its images is tried alone, and then passed over
-_TRIES = 2  # times that an image is given to a worker that does not see it, while this process does
 _LANDMARKS = 16  # images that a worker is asked for
 _CONNECT_SECONDS = 20
 
@@ -150,7 +149,6 @@ class _Queue:
         task: what all tasks of the run have in common.
         chunk_size: most images in one chunk.
         last: chunks that came back; their turn comes last.
-        tries: how often an image came back because a worker did not see it.
     """
 
     crew: Crew
@@ -158,28 +156,29 @@ class _Queue:
     task: Task
     chunk_size: int
     last: deque[Chunk] = field(default_factory=deque)
-    tries: Counter[str] = field(default_factory=Counter)
 
     def receipts(self, items: Sequence[ImageItem]) -> Iterator[Receipt]:
         """Hand out images; receipts come in the order in which they are done."""
         left = deque(items)
-        while left or self.last or self.crew.busy:
+        while left or self.last or self.crew.busy or self.crew.returned:
             self.crew.look()
             yield from self._take_back()
             for worker in self.crew.free():
-                if (chunk := self._next_chunk(left, len(items))) is None:
-                    break
-                self.crew.hand(chunk, self._of(chunk.items), worker)
+                if (chunk := self._next_chunk(left, len(items), worker)) is not None:
+                    self.crew.hand(chunk, self._of(chunk.items), worker)
             if (done := self.crew.next()) is not None:
                 yield from self._received(*done)
             yield from self._take_back()
 
-    def _next_chunk(self, left: deque[ImageItem], count: int) -> Chunk | None:
-        """The next images, of `count` in all; those that came back when there are no others."""
+    def _next_chunk(self, left: deque[ImageItem], count: int, worker: Worker) -> Chunk | None:
+        """The next images for a worker, of `count` in all; those that came back when there are no others."""
         if left:
             size = max(1, min(self.chunk_size, -(-count // (_TASKS * len(self.crew.ready)))))
             return Chunk(tuple(left.popleft() for _ in range(min(size, len(left)))))
-        return self.last.popleft() if self.last else None
+        chunk = next((chunk for chunk in self.last if worker.address not in chunk.unseen_by), None)
+        if chunk is not None:
+            self.last.remove(chunk)
+        return chunk
 
     def _take_back(self) -> Iterator[Receipt]:
         """Queue what workers had that died or were set aside; an image by which one worker after another died fails."""
@@ -191,6 +190,10 @@ class _Queue:
                 self.last.extend(Chunk((item,)) for item in chunk.items)
             else:
                 yield self._deadly(chunk.items[0])
+        for chunk in [chunk for chunk in self.last if chunk.unseen_by and not self.crew.may_see(chunk)]:
+            self.last.remove(chunk)
+            unseen = (Record(item.key, item.size, item.mtime_ns, outcome=VANISHED) for item in chunk.items)
+            yield Receipt("", (), tuple(unseen), 0.0)
 
     def _received(self, worker: Worker, chunk: Chunk, answer: Receipt | Refusal | None) -> Iterator[Receipt]:
         """What there is to commit of an answer."""
@@ -210,18 +213,16 @@ class _Queue:
     def _seen(self, worker: Worker, chunk: Chunk, receipt: Receipt) -> Receipt:
         """A receipt without the images that the worker could not read while this process can; they come again."""
         path = {item.key: item.path for item in chunk.items}
-        doubtful = [r for r in (*receipt.records, *receipt.vanished) if r.stage == "open" or r in receipt.vanished]
-        unseen = [r.key for r in doubtful if r.exception != "ImageError" and readable(path[r.key])]
+        doubtful = [*receipt.vanished, *(record for record in receipt.records if record.stage == "open")]
+        unseen = {r.key: r for r in doubtful if r.exception != "ImageError" and readable(path[r.key])}
         if not unseen:
             return receipt
         log.warning("worker %s can't read %s, which can be read here", worker.name, _named(unseen))
         self.crew.ask(worker)
-        self.tries.update(unseen)
-        again = {key for key in unseen if self.tries[key] < _TRIES}
-        if again:
-            self.last.append(Chunk(tuple(item for item in chunk.items if item.key in again)))
-        kept = tuple(record for record in receipt.records if record.key not in again)
-        return replace(receipt, records=kept, vanished=tuple(r for r in receipt.vanished if r.key not in again))
+        again = tuple(item for item in chunk.items if item.key in unseen)
+        self.last.append(Chunk(again, chunk.deaths, chunk.unseen_by | {worker.address}))
+        records, vanished = ([r for r in some if r.key not in unseen] for some in (receipt.records, receipt.vanished))
+        return replace(receipt, records=tuple(records), vanished=tuple(vanished))
 
     def _of(self, items: tuple[ImageItem, ...]) -> Task:
         known = self.store.records

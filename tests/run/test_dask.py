@@ -180,7 +180,7 @@ def test_what_is_known_by_its_content_is_not_sent(folder: Path, tmp_path: Path) 
     assert len(list(out.glob("chunks/0*/labels"))) == nodes
 
 
-def test_a_scheduler_that_is_there_is_used(folder: Path, tmp_path: Path) -> None:
+def test_a_scheduler_that_is_there_is_used_with_workers_in_another_folder(folder: Path, tmp_path: Path) -> None:
     code = (
         "from distributed import LocalCluster\n"
         "if __name__ == '__main__':\n"
@@ -193,10 +193,12 @@ def test_a_scheduler_that_is_there_is_used(folder: Path, tmp_path: Path) -> None
     script.write_text(code)
     line = [sys.executable, str(script)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(line, stdin=-1, stdout=-1, stderr=-3, text=True, cwd=ROOT, env=environment) as process:
+    elsewhere = tmp_path / "elsewhere"  # where no relative path leads to what is meant
+    elsewhere.mkdir()
+    with subprocess.Popen(line, stdin=-1, stdout=-1, stderr=-3, text=True, cwd=elsewhere, env=environment) as process:
         assert process.stdout is not None
         address = process.stdout.readline().strip()
-        run(folder=folder, out=tmp_path / "s.zarr", scheduler=address)
+        run(folder=os.path.relpath(folder, ROOT), out=os.path.relpath(tmp_path / "s.zarr", ROOT), scheduler=address)
         process.communicate("\n", timeout=60)
     assert_right(folder, tmp_path / "s.zarr")
 
