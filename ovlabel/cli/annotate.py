@@ -198,7 +198,8 @@ def _print(result: RunResult, job: Job) -> None:
     for name in result.left_out:
         log.warning("%s: the folder can't be read; it was left out", printable(name))
     if not (result.images or result.vanished or result.deleted):
-        say(f"no images in {printable(result.folder)}")
+        listed = f"none of the {len(result.absent)} paths of --list is an image" if result.absent else "no images"
+        say(f"{listed} in {result.folder}")
         return
     if not (sys.stdout.isatty() or result.looked_at or result.vanished or result.deleted or not result.complete):
         return

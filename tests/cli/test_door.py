@@ -83,7 +83,13 @@ def test_a_store_of_a_stranger_moves_no_terminal(what: str, tmp_path: Path, caps
     attributes |= {"folder_from_store": "nowhere", "run": config, "written": {"config": config}}
     attributes |= {what: hostile.get(what, {"config": config})}
     (store / "zarr.json").write_text(json.dumps(node))
-    for line in (["status"], ["verify"], ["show", "a.png"], ["show", HOSTILE[:5]], ["export", str(tmp_path / what)]):
+    for line in (
+        ["status"],
+        ["verify"],
+        ["show", "a.png", "-o", str(tmp_path / "o.png")],
+        ["show", HOSTILE[:5]],
+        ["export", str(tmp_path / what)],
+    ):
         main([line[0], str(store), *line[1:]])
         said = capsys.readouterr()
         assert clean(said.out), line
