@@ -140,7 +140,7 @@ class Crew:
         self._looked = time.monotonic()
         for address in self._workers.keys() - found.keys():
             self._lost(self._workers.pop(address))
-        for address in found.keys() - self._workers.keys():
+        for address in [address for address in found if address not in self._workers]:
             self._join(address, found[address])
         self._wait_for_work()
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ovlabel")
 
 _TASKS = 4  # the least number of chunks for each worker, so that all workers finish at about the same time
-_DEATHS = 3  # of workers that had a chunk in work, after which each of its images is tried alone, and then passed over
+_DEATHS = 2  # of workers that had a chunk in work, after which each of its images is tried alone, and then passed over
 _LANDMARKS = 16  # images that a worker is asked for
 _CONNECT_SECONDS = 20
 
