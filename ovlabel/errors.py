@@ -8,6 +8,7 @@ OvlabelError
 ├── ImageError     one image file that can't be read; the run records it and goes on
 │   └── VanishedError an image file that was deleted after it was listed
 ├── TruthError     ground truth that can't be read, matched or mapped
+├── ClusterError   a cluster whose scheduler was lost, or that has no worker that can work
 ├── WeightsError   weights that can't be found, downloaded or read, or do not fit the model
 └── StoreError     a path that is no store, or a store that can't be used as asked
     ├── RunError   the store was written with other settings; the message names those that differ
@@ -57,6 +58,10 @@ class TruthError(OvlabelError):
 
 class WeightsError(OvlabelError):
     """Weights that can't be found, downloaded or read, or that do not fit the model."""
+
+
+class ClusterError(OvlabelError):
+    """A Dask cluster whose scheduler was lost, or on which no worker can work."""
 
 
 class StoreError(OvlabelError):

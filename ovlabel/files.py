@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
+import logging
 import os
 import re
+import tempfile
 import tomllib
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 from typing import Any, BinaryIO
 
 from ovlabel.errors import ConfigError, ordinary, short, shown
+
+log = logging.getLogger("ovlabel")
 
 _VALUES = 2**22  # in JSON data of a store: 65,534 classes with their synonyms and prompts, or 200,000 records
 
@@ -157,11 +162,48 @@ _MEMO_BYTES = 2**16
 
 
 def cache_dir() -> Path:
-    """The folder of the cache: $OVLABEL_CACHE, else $XDG_CACHE_HOME/ovlabel, else ~/.cache/ovlabel."""
+    """The folder of the cache: $OVLABEL_CACHE, else $XDG_CACHE_HOME/ovlabel, else ~/.cache/ovlabel.
+
+    A user without a home folder has one among the temporary files, and a line in the log says so.
+    """
     if own := os.environ.get("OVLABEL_CACHE"):
         return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "ovlabel"
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "ovlabel"
+    settle_home()
+    home = Path(os.path.expanduser("~"))
+    if home.name == _temporary_name():
+        _tell(f"no home folder: the cache lies in {home}; set HOME, or OVLABEL_CACHE and HF_HOME, to folders that stay")
+    return home / ".cache" / "ovlabel"
+
+
+def settle_home() -> None:
+    """Set $HOME to a private folder among the temporary files for a user who has neither $HOME nor an entry in passwd.
+
+    Containers and batch systems have such users. Other libraries find their caches there too. Where that folder
+    can't be made, or belongs to somebody else, $HOME is set to a place where nothing can be.
+    """
+    if os.path.expanduser("~") != "~":
+        return
+    home = Path(os.devnull)
+    with contextlib.suppress(OSError):
+        found = Path(tempfile.gettempdir()) / _temporary_name()
+        found.mkdir(0o700, exist_ok=True)
+        stat = found.lstat()
+        if S_ISDIR(stat.st_mode) and stat.st_uid == os.getuid() and not stat.st_mode & 0o022:
+            home = found
+    os.environ["HOME"] = str(home)
+
+
+def _temporary_name() -> str:
+    """The name of a home folder among the temporary files."""
+    return f"ovlabel-home-{os.getuid()}"
+
+
+@functools.cache
+def _tell(message: str) -> None:
+    """Log a message, once in a process."""
+    log.info("%s", message)
 
 
 def write_atomic(path: Path, data: bytes) -> bool:

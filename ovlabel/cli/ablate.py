@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from typing import Annotated
 
 import typer
 
 from ovlabel.cli.commands import Command
+from ovlabel.cli.messages import say
 from ovlabel.cli.options import (
     ClassMapFile,
     ConventionName,
@@ -22,6 +23,8 @@ from ovlabel.cli.options import (
     config_from,
 )
 from ovlabel.errors import TruthError
+
+log = logging.getLogger("ovlabel")
 
 
 def register(app: typer.Typer) -> None:
@@ -66,7 +69,7 @@ def ablate(
     if not masks:
         raise TruthError(f"no image of {images} has a mask of its name in {truth}")
     for line in classes.lines():
-        print(line, file=sys.stderr)
+        log.info("%s", line)
 
     from ovlabel.evaluation.ablation import ablate as run
     from ovlabel.spine.build import build
@@ -77,17 +80,17 @@ def ablate(
     def progress(_: str) -> None:
         nonlocal done
         done += 1
-        print(f"ovlabel: {done}/{len(masks)} images", file=sys.stderr, flush=True)
+        log.info("%d/%d images", done, len(masks))
 
     variants, encoder = run(segmenter, [(items[key], mask) for key, mask in masks], known, classes, progress)
-    print(f"{len(masks)} images, preset {preset}; seconds per image, the encoder ({encoder:.2f} s) left out")
-    print(f"{'without':<18}{'mIoU':>8}{'present':>9}{'boundary F1':>13}{'person':>8}{'seconds':>9}")
+    say(f"{len(masks)} images, preset {preset}; seconds per image, the encoder ({encoder:.2f} s) left out")
+    say(f"{'without':<18}{'mIoU':>8}{'present':>9}{'boundary F1':>13}{'person':>8}{'seconds':>9}")
     for variant in variants:
         scores = variant.scores
         if scores is None or scores.boundaries is None:
-            print(f"{variant.left_out:<18}{variant.refused}")
+            say(f"{variant.left_out:<18}{variant.refused}")
             continue
         edges = mean(scores.boundaries.f1_by_class())
         cells = [miou(scores.counts), miou_present(scores.counts), edges, scores.person()]
         shown = ["–" if cell is None else f"{100 * cell:.1f}" for cell in cells]
-        print(f"{variant.left_out:<18}{shown[0]:>8}{shown[1]:>9}{shown[2]:>13}{shown[3]:>8}{variant.seconds:>9.2f}")
+        say(f"{variant.left_out:<18}{shown[0]:>8}{shown[1]:>9}{shown[2]:>13}{shown[3]:>8}{variant.seconds:>9.2f}")

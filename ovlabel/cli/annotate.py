@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -14,7 +13,7 @@ import typer
 
 from ovlabel.cli.commands import Command
 from ovlabel.cli.exit_codes import OK, SOME_FAILED
-from ovlabel.cli.messages import send_to_stderr
+from ovlabel.cli.messages import say, say_json, send_to_stderr
 from ovlabel.cli.options import (
     AsJson,
     Classes,
@@ -111,6 +110,12 @@ def annotate(
     scheduler: Annotated[
         str | None, typer.Option(metavar="tcp://…", help="Work on a Dask cluster.", rich_help_panel="Cluster")
     ] = None,
+    patience: Annotated[
+        float,
+        typer.Option(
+            "--wait-for-workers", min=0, metavar="SECONDS", help="End if none comes so long.", rich_help_panel="Cluster"
+        ),
+    ] = 600,
 ) -> None:
     """Annotate every image of FOLDER that is not annotated yet.
 
@@ -149,7 +154,8 @@ def annotate(
         retry_failed=retry_failed,
         prune=prune,
     )
-    job = prepare(folder, config, out, RunOptions(selection, chunk, offline, wait, workers or 0, scheduler or ""))
+    how = RunOptions(selection, chunk, offline, wait, workers or 0, scheduler or "", patience)
+    job = prepare(folder, config, out, how)
     if job.pending:
         _warn(config)
     start = time.monotonic()
@@ -157,7 +163,7 @@ def annotate(
     result = RunResult.of(job, time.monotonic() - start)
     code = OK if result.complete else SOME_FAILED
     if as_json:
-        print(json.dumps(asdict(result) | {"exit_code": code}))
+        say_json(asdict(result) | {"exit_code": code})
     else:
         _print(result, job)
     raise typer.Exit(code)
@@ -167,6 +173,8 @@ def _names(source: str) -> tuple[str, ...]:
     """The paths of `--list`. Raises ConfigError."""
     from ovlabel.run.listing import parse_names
 
+    if source == "-" and sys.stdin is None:
+        raise ConfigError("--list -: stdin is closed")
     try:
         return parse_names(sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes())
     except OSError as error:
@@ -185,16 +193,20 @@ def _print(result: RunResult, job: Job) -> None:
     """One line on what happened; none off a terminal where there was nothing to do and all is well."""
     for name in result.absent[:_NAMED]:
         log.warning("%s: no image of that name in %s", printable(name), printable(result.folder))
+    for name in result.unread[:_NAMED]:
+        log.warning("%s: was listed, and is neither annotated nor deleted; is its folder mounted?", name)
     for name in result.left_out:
         log.warning("%s: the folder can't be read; it was left out", printable(name))
-    if not result.images and not result.vanished:
-        print(f"no images in {printable(result.folder)}")
+    if not (result.images or result.vanished or result.deleted):
+        listed = f"none of the {len(result.absent)} paths of --list is an image" if result.absent else "no images"
+        say(f"{listed} in {result.folder}")
         return
-    if not (sys.stdout.isatty() or result.looked_at or result.vanished or not result.complete):
+    if not (sys.stdout.isatty() or result.looked_at or result.vanished or result.deleted or not result.complete):
         return
     parts = [f"{result.looked_at} looked at now", f"{len(result.failed)} failed"]
     for count, what in (
         (result.pending, "pending"),
+        (len(result.deleted), "deleted before their turn"),
         (len(result.vanished), "removed" if result.removed else "no longer in the folder (--prune)"),
         (len(result.absent), "not found"),
         (result.more_frames, "with further frames that were not read"),
@@ -202,7 +214,7 @@ def _print(result: RunResult, job: Job) -> None:
     ):
         parts += [f"{count} {what}"] if count else []
     out = printable(result.store)
-    print(f"{result.annotated} of {result.images} images annotated ({', '.join(parts)}) in {out}")
+    say(f"{result.annotated} of {result.images} images annotated ({', '.join(parts)}) in {out}")
     if sys.stderr.isatty():
         _log_hints(result, job, out)
 

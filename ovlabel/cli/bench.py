@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ovlabel.cli.commands import Command
+from ovlabel.cli.messages import say, say_json
 from ovlabel.cli.options import (
     AsJson,
     Classes,
@@ -66,18 +66,18 @@ def bench(
     reference = None if segmenter.encoder.precision == "fp32" else partial(build, exact, offline=offline)
     found, total = measure(folder, items, segmenter, images, rounds, reference=reference), len(items)
     if as_json:
-        print(json.dumps({**asdict(found), "folder": total}))
+        say_json({**asdict(found), "folder": total})
         return
     where = f"{segmenter.encoder.device}, {torch.get_num_threads()} threads, {segmenter.encoder.precision}"
-    print(f"{config.encoder.model}, {preset}, {where}: {found.images} images, {found.windows} windows")
+    say(f"{config.encoder.model}, {preset}, {where}: {found.images} images, {found.windows} windows")
     alone = sum(found.parts.values())
     for name, seconds in found.parts.items():
-        print(f"{name:<9}{seconds:8.3f} s an image  {seconds / alone:5.1%}")
+        say(f"{name:<9}{seconds:8.3f} s an image  {seconds / alone:5.1%}")
     ratios = f"{found.ratios[0]:.2f} to {found.ratios[-1]:.2f} in {rounds} rounds"
-    print(f"run      {found.run:8.3f} s an image, {1 / found.run:.2f} images/s (reads ahead, writes beside it)")
-    print(f"floor    {found.floor:8.3f} s an image; the run takes {found.run / found.floor:.2f} times that ({ratios})")
+    say(f"run      {found.run:8.3f} s an image, {1 / found.run:.2f} images/s (reads ahead, writes beside it)")
+    say(f"floor    {found.floor:8.3f} s an image; the run takes {found.run / found.floor:.2f} times that ({ratios})")
     if found.agreement is not None:
-        print(f"labels   {found.agreement:8.2%} as in fp32")
-    print(f"memory   {found.peak / 2**30:8.2f} GiB at the highest")
-    print(f"store    {found.stored / 2**20:8.3f} MiB an image")
-    print(f"folder   {total:8d} images: {duration(total * found.run)}, {total * found.stored / 2**30:.2f} GiB")
+        say(f"labels   {found.agreement:8.2%} as in fp32")
+    say(f"memory   {found.peak / 2**30:8.2f} GiB at the highest")
+    say(f"store    {found.stored / 2**20:8.3f} MiB an image")
+    say(f"folder   {total:8d} images: {duration(total * found.run)}, {total * found.stored / 2**30:.2f} GiB")

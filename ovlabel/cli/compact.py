@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
@@ -10,8 +9,8 @@ import typer
 
 from ovlabel.cli.commands import Command
 from ovlabel.cli.exit_codes import OK, STORE
+from ovlabel.cli.messages import say, say_json
 from ovlabel.cli.options import AsJson, StorePath
-from ovlabel.errors import printable
 
 
 def register(app: typer.Typer) -> None:
@@ -38,8 +37,8 @@ def compact(
 
     gathered = gather(store, wait=wait)
     if as_json:
-        print(json.dumps(asdict(gathered)))
+        say_json(asdict(gathered))
     else:
         left = f"; {len(gathered.damaged)} images are damaged (ovlabel verify)" if gathered.damaged else ""
-        print(f"{gathered.before} commits became {gathered.after} in {printable(str(store))}{left}")
+        say(f"{gathered.before} commits became {gathered.after} in {store}{left}")
     raise typer.Exit(STORE if gathered.damaged else OK)

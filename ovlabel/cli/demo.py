@@ -10,6 +10,7 @@ import typer
 
 from ovlabel.cli.commands import Command
 from ovlabel.cli.exit_codes import OK, SOME_FAILED
+from ovlabel.cli.messages import say
 from ovlabel.cli.options import Preset
 from ovlabel.cli.progress import annotate_pending
 from ovlabel.errors import ConfigError, RunError, printable
@@ -67,11 +68,11 @@ def _report(store: Store, drawn: list[str], folder: Path, preset: str) -> None:
     _print_scores(store, folder)
     _write_overlays(store, drawn, folder, preset)
     where = printable(str(folder))
-    print(f"scenes   {where}/images, ground truth in {where}/truth")
-    print(f"labels   {where}/{preset}.zarr; all figures: ovlabel score {where}/{preset}.zarr {where}/truth")
-    print(f"look at  {where}/{preset}-overlays.png, one by one in {where}/{preset}-overlays")
-    print("The embedded model knows drawings only. Your own photographs (fetches CLIP, some 600 MB, once):")
-    print("  ovlabel annotate ./photographs --vocab coco-stuff")
+    say(f"scenes   {where}/images, ground truth in {where}/truth")
+    say(f"labels   {where}/{preset}.zarr; all figures: ovlabel score {where}/{preset}.zarr {where}/truth")
+    say(f"look at  {where}/{preset}-overlays.png, one by one in {where}/{preset}-overlays")
+    say("The embedded model knows drawings only. Your own photographs (fetches CLIP, some 600 MB, once):")
+    say("  ovlabel annotate ./photographs --vocab coco-stuff")
 
 
 def _print_scores(store: Store, folder: Path) -> None:
@@ -89,9 +90,9 @@ def _print_scores(store: Store, folder: Path) -> None:
     each = iou(scores.counts)
     order = [i for i in np.argsort(-np.nan_to_num(each, nan=-1)) if not np.isnan(each[i])]
     mean, accuracy = 100 * miou(scores.counts), 100 * pixel_accuracy(scores.counts)
-    print(f"mIoU {mean:.1f} % over {len(order)} classes, pixel accuracy {accuracy:.1f} %")
+    say(f"mIoU {mean:.1f} % over {len(order)} classes, pixel accuracy {accuracy:.1f} %")
     for word, some in (("best", order[:4]), ("worst", order[-4:])):
-        print(f"  {word:<6} " + ", ".join(f"{CLASSES[i]} {100 * each[i]:.0f}" for i in some))
+        say(f"  {word:<6} " + ", ".join(f"{CLASSES[i]} {100 * each[i]:.0f}" for i in some))
 
 
 def _write_overlays(store: Store, drawn: list[str], folder: Path, preset: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +9,8 @@ import typer
 
 from ovlabel.cli.commands import Command
 from ovlabel.cli.exit_codes import OK, SOME_FAILED
+from ovlabel.cli.messages import say, say_json
 from ovlabel.cli.options import AsJson, Model, Weights
-from ovlabel.errors import printable
 
 
 def register(app: typer.Typer) -> None:
@@ -40,14 +39,14 @@ def doctor(
 
     report = examine(path, model, weights)
     if as_json:
-        print(json.dumps({**report.sections, "problems": report.problems}, indent=2))
+        say_json({**report.sections, "problems": report.problems}, indent=2)
     else:
         for found in report.sections.values():
             for label, value in found.items():
-                print(f"{label:<17}{printable(value)}")
-            print()
+                say(f"{label:<17}{value}")
+            say()
         for problem in report.problems:
-            print(f"problem: {printable(problem)}")
+            say(f"problem: {problem}")
         if not report.problems:
-            print("no problems found")
+            say("no problems found")
     raise typer.Exit(SOME_FAILED if report.problems else OK)

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from ovlabel.cli.commands import Command
+from ovlabel.cli.messages import say
 from ovlabel.cli.options import StorePath, complete_formats
-from ovlabel.errors import ConfigError, printable
+from ovlabel.errors import ConfigError
 from ovlabel.formats import export, format_names
 
 
@@ -46,4 +47,4 @@ def export_store(
         except ValueError:
             raise ConfigError(f'--class-confidence {text}: write it as "class name=0.7"') from None
     count = export(store, out, form, min_confidence=min_confidence, by_class=least)
-    print(f"{count} images as {form} in {printable(str(out))}")
+    say(f"{count} images as {form} in {out}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ovlabel.cli.commands import Command
+from ovlabel.cli.messages import say, say_all
 from ovlabel.cli.options import complete_presets, complete_vocabularies
 
 
@@ -38,12 +39,18 @@ def presets(
         for preset in preset_names():
             table = read_preset(preset)
             used = ", ".join(stage["use"] for stage in table.get("stages", [])) or "none"
-            print(f"{preset:<12} {table['title']} (stages: {used})")
+            say(f"{preset:<12} {table['title']} (stages: {used})")
         return
     config = load_config(name, {"text.vocabulary": vocab} if vocab else {})
     values = config.to_dict()
     stack = values.pop("stages")
     tables = [(f"[{section}]", fields) for section, fields in values.items()]
     for title, fields in [*tables, *(("[[stages]]", stage) for stage in stack)]:
-        lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
-        print(title, *lines, "", sep="\n")
+        lines = [f"{key} = {_toml(value)}" for key, value in fields.items()]
+        say_all([title, *lines, ""])
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML writes it, with TOML's own escapes for what is not printable."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(letter if letter.isprintable() else f"\\U{ord(letter):08x}" for letter in text)

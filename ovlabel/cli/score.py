@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import json
-import sys
+import logging
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,14 +13,17 @@ import typer
 
 from ovlabel.cli.commands import Command
 from ovlabel.cli.exit_codes import BELOW, OK
+from ovlabel.cli.messages import say, say_all, say_json
 from ovlabel.cli.options import AsJson, ClassMapFile, ConventionName, StorePath, TruthPath
 from ovlabel.cli.score_lines import score_lines
-from ovlabel.errors import ConfigError, printable
+from ovlabel.errors import ConfigError
 
 if TYPE_CHECKING:
     from ovlabel.evaluation.scores import Scores
     from ovlabel.evaluation.truth import Truth
     from ovlabel.store.read import Store
+
+log = logging.getLogger("ovlabel")
 
 
 def register(app: typer.Typer) -> None:
@@ -77,11 +80,11 @@ def score_store(
 
         draw(reached, figures)
     if as_json:
-        print(json.dumps(values, indent=1))
+        say_json(values, indent=1)
     else:
-        print(*score_lines(values, reached, confusions), sep="\n")
+        say_all(score_lines(values, reached, confusions))
     if min_miou is not None and not values["miou"] >= min_miou:
-        print(f"ovlabel: mIoU {values['miou']:.4f} is below --min-miou {min_miou}", file=sys.stderr)
+        log.error("mIoU %.4f is below --min-miou %s", values["miou"], min_miou)
         raise typer.Exit(BELOW)
     raise typer.Exit(OK)
 
@@ -94,13 +97,13 @@ def _scored(
     from ovlabel.evaluation.scoring import score_labels
 
     classes = map_classes(store.class_names, truth.classes, None if mapping is None else read_map(mapping))
-    to = sys.stderr if quiet else sys.stdout
-    print(f"true class ← predicted classes ({truth.convention} ← {printable(str(store.path))})", file=to)
+    tell = partial(log.info, "%s") if quiet else say
+    tell(f"true class ← predicted classes ({truth.convention} ← {store.path})")
     for line in classes.lines():
-        print(line, file=to)
+        tell(line)
     reached = score_labels(store, truth, classes, allow_partial=allow_partial, boundaries=boundaries)
     if len(reached.images) < reached.masks:
-        print(f"ovlabel: only {len(reached.images)} of {reached.masks} masks were scored", file=sys.stderr)
+        log.warning("only %d of %d masks were scored", len(reached.images), reached.masks)
     return reached
 
 

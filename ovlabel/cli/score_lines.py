@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ovlabel.errors import printable
-
 if TYPE_CHECKING:
     from ovlabel.evaluation.scores import Scores
 
@@ -32,7 +30,8 @@ def score_lines(values: dict[str, Any], scores: Scores, confusions: int) -> Iter
         confusions: how many confusions of two classes to name.
     """
     pixels = int(scores.counts[:-1].sum())
-    yield f"\n{values['images']} of {values['masks']} images, {pixels / 1e6:.1f} million labelled pixels"
+    yield ""
+    yield f"{values['images']} of {values['masks']} images, {pixels / 1e6:.1f} million labelled pixels"
     yield from _measures(values)
     yield from _parts(values)
     ranked = sorted((c for c in values["classes"].items() if c[1]["iou"] is not None), key=lambda c: -c[1]["iou"])
@@ -75,10 +74,11 @@ def _parts(values: dict[str, Any]) -> Iterator[str]:
 
 def _differences(compared: dict[str, Any]) -> Iterator[str]:
     """The other store's mIoU, and the classes and images that differ most."""
-    yield f"\nthe other store: mIoU {_percent(compared['miou'])}; this one less the other, in points:"
+    yield ""
+    yield f"the other store: mIoU {_percent(compared['miou'])}; this one less the other, in points:"
     for kind, title in (("classes", "class"), ("images", "image")):
         for name, difference in list(compared[kind].items())[:_DIFFERENCES]:
-            yield f"{title} {printable(name):<32}{100 * difference:+7.1f}"
+            yield f"{title} {name:<32}{100 * difference:+7.1f}"
 
 
 def _percent(value: float | None) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ovlabel.cli.commands import Command
+from ovlabel.cli.messages import say
 from ovlabel.cli.options import StorePath
 from ovlabel.errors import ConfigError, ImageError, printable, unknown
 
@@ -52,7 +53,7 @@ def show(
         overlay(picture, labels, opened.class_names, [entry.colour for entry in opened.classes]).save(out)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot write {out}: {error}") from None
-    print(out)
+    say(str(out))
 
 
 def find_key(store: Store, name: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ovlabel.cli.commands import Command
+from ovlabel.cli.messages import say
 from ovlabel.cli.options import Device, ImageFolder, Model, Offline, Weights, config_from
 from ovlabel.errors import ConfigError
 
@@ -33,10 +34,10 @@ def stages(context: typer.Context) -> None:
 
     for name in stage_names():
         cls = stage_class(name)
-        print(f"{name:<20}{', '.join(cls.acts_at()):<27}{cls.title()}")
+        say(f"{name:<20}{', '.join(cls.acts_at()):<27}{cls.title()}")
         for field in declared(cls):
-            print(f"{'':<20}{name}.{field.name} = {json.dumps(field.default, ensure_ascii=False)}  ({field.takes})")
-            print(f"{'':<24}{field.doc}")
+            say(f"{'':<20}{name}.{field.name} = {json.dumps(field.default, ensure_ascii=False)}  ({field.takes})")
+            say(f"{'':<24}{field.doc}")
 
 
 def loftup(
@@ -75,8 +76,8 @@ def loftup(
     if network.dim != clip.identity.model["embed_dim"]:
         raise ConfigError(f"{checkpoint} is for {network.dim} channels, {config.encoder.model} has another number")
     found = rank_features(clip, config, network, [decode(read_file(item.path)[0]) for item in items])
-    print(f"{len(items)} images; r: do features come back as they went in? 1: wholly")
-    print(f"{'features':<18}{'input':<12}{'r':>8}   loftup.mode")
+    say(f"{len(items)} images; r: do features come back as they went in? 1: wholly")
+    say(f"{'features':<18}{'input':<12}{'r':>8}   loftup.mode")
     for one in found:
         mode = "features" if one.r >= ENOUGH * found[0].r else "transport"
-        print(f"{one.features:<18}{one.constants:<12}{one.r:>8.3f}   {mode}")
+        say(f"{one.features:<18}{one.constants:<12}{one.r:>8.3f}   {mode}")

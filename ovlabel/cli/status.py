@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ovlabel.cli.commands import Command
+from ovlabel.cli.messages import say, say_all
 from ovlabel.cli.options import StorePath
 from ovlabel.errors import StoreError, printable
 
@@ -34,28 +35,28 @@ def status(store: StorePath) -> None:
     from ovlabel.store.read import open_store
 
     opened = open_store(store)
-    print(f"store      {printable(str(store))}")
+    say(f"store      {printable(str(store))}")
     if opened.folder.is_dir():
-        print(f"folder     {printable(str(opened.folder))} ({_compared(opened)})")
+        say(f"folder     {printable(str(opened.folder))} ({_compared(opened)})")
     else:
-        print(f"folder     {printable(str(opened.folder))} (not there)")
-    print(f"done       {len(opened)}")
-    print(f"failed     {len(opened.failed)}")
-    print(f"classes    {len(opened.classes)}: {', '.join(opened.class_names[:6])}{', …' * (len(opened.classes) > 6)}")
+        say(f"folder     {printable(str(opened.folder))} (not there)")
+    say(f"done       {len(opened)}")
+    say(f"failed     {len(opened.failed)}")
+    say(f"classes    {len(opened.classes)}: {', '.join(opened.class_names[:6])}{', …' * (len(opened.classes) > 6)}")
     try:
-        print("\n".join(_run_lines(opened)))
+        say_all(_run_lines(opened))
     except (KeyError, TypeError, AttributeError):
         raise StoreError(f"{store}/zarr.json is damaged: what it says of its run can't be read") from None
-    print(f"committed  {opened.committed or 'nothing yet'}")
+    say(f"committed  {opened.committed or 'nothing yet'}")
     if (small := opened.records.small_commits) > _MANY:
-        print(f"commits    {small} of few images make it slow to open: 'ovlabel compact' gathers them")
+        say(f"commits    {small} of few images make it slow to open: 'ovlabel compact' gathers them")
     for owner in owners(store):
-        print(f"lock       {owner}, who is writing or died of it")
+        say(f"lock       {owner}, who is writing or died of it")
     for name, reason in opened.damaged.items():
-        print(f"damaged: the record of chunk {name}: {reason} (ovlabel verify)")
+        say(f"damaged: the record of chunk {name}: {reason} (ovlabel verify)")
     for key, record in opened.failed.items():
         times = f"{record.attempts} times, last" if record.attempts > 1 else "on"
-        print(f"failed: {printable(key)}: {record.stage}: {record.error} ({record.exception}; {times} {record.time})")
+        say(f"failed: {printable(key)}: {record.stage}: {record.error} ({record.exception}; {times} {record.time})")
 
 
 def _compared(store: Store) -> str:

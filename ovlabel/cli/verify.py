@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,8 +10,8 @@ import typer
 
 from ovlabel.cli.commands import Command
 from ovlabel.cli.exit_codes import OK, STORE
+from ovlabel.cli.messages import say, say_json
 from ovlabel.cli.options import AsJson, StorePath
-from ovlabel.errors import printable
 
 if TYPE_CHECKING:
     from ovlabel.store.verify import Report
@@ -45,7 +44,7 @@ def verify(
     opened = open_store(store)
     report = repair(store, wait=wait) if mend else check(opened)
     if as_json:
-        print(json.dumps({**asdict(report), "clean": report.clean}))
+        say_json({**asdict(report), "clean": report.clean})
     else:
         _print(store, report)
     raise typer.Exit(OK if report.clean or report.repaired else STORE)
@@ -53,12 +52,12 @@ def verify(
 
 def _print(store: Path, report: Report) -> None:
     for key, reason in report.bad.items():
-        print(f"damaged: {printable(key)}: {reason}")
+        say(f"damaged: {key}: {reason}")
     for name, reason in report.records.items():
-        print(f"damaged: the record of chunk {name}: {reason}")
+        say(f"damaged: the record of chunk {name}: {reason}")
     damage = f"{len(report.bad)} damaged" + (f", {len(report.records)} records damaged" if report.records else "")
     unfinished = f", {len(report.unfinished)} chunks unfinished" if report.unfinished and not report.repaired else ""
-    print(f"{report.images} images checked, {damage}{unfinished} in {printable(str(store))}")
+    say(f"{report.images} images checked, {damage}{unfinished} in {store}")
     if not report.clean:
         again = "annotate the folder again" if report.repaired else "--repair takes it out"
-        print(f"{'repaired' if report.repaired else 'not repaired'}: {again}; nothing else is touched")
+        say(f"{'repaired' if report.repaired else 'not repaired'}: {again}; nothing else is touched")

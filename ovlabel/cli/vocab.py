@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ovlabel.cli.commands import Command
+from ovlabel.cli.messages import say
 from ovlabel.cli.options import complete_templates, complete_vocabularies
 from ovlabel.errors import ConfigError
 
@@ -50,11 +51,11 @@ def vocab_list() -> None:
 
     for name in vocabulary_names():
         vocabulary = load_vocabulary(name)
-        print(f"{name:<12} {len(vocabulary.classes):>4} classes  {vocabulary.title}")
-    print()
+        say(f"{name:<12} {len(vocabulary.classes):>4} classes  {vocabulary.title}")
+    say()
     for name in template_names():
         templates = load_templates(name)
-        print(f"{name:<12} {_count(templates):>4} templates  {templates.title}")
+        say(f"{name:<12} {_count(templates):>4} templates  {templates.title}")
 
 
 def vocab_show(
@@ -83,9 +84,9 @@ def vocab_show(
             prompts.setdefault(query.class_index, []).extend(query.prompts)
     for index, entry in enumerate(vocabulary.classes):
         asked = "" if entry.asked == (entry.name,) else f"  asked as: {', '.join(entry.asked)}"
-        print(f"{index:>4}  {entry.name:<20} {entry.kind:<9}{asked}")
+        say(f"{index:>4}  {entry.name:<20} {entry.kind:<9}{asked}")
         for prompt in prompts.get(index, []):
-            print(f"{'':>6}{prompt}")
+            say(f"{'':>6}{prompt}")
 
 
 def vocab_check(
@@ -105,11 +106,11 @@ def vocab_check(
     queries = sum(len(entry.asked) for entry in vocabulary.classes)
     background = "a" if vocabulary.background is not None else "no"
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    print(f"{name}: {len(vocabulary.classes)} classes ({counts}), {queries} queries, {background} background")
+    say(f"{name}: {len(vocabulary.classes)} classes ({counts}), {queries} queries, {background} background")
     for finding in check(vocabulary):
-        print(f"look at: {finding}")
+        say(f"look at: {finding}")
     for prompt in _cut_off(vocabulary, descriptions):
-        print(f"look at: longer than CLIP reads, so its end is cut off: {prompt}")
+        say(f"look at: longer than CLIP reads, so its end is cut off: {prompt}")
 
 
 def _cut_off(vocabulary: Vocabulary, descriptions: Path | None) -> list[str]:
@@ -160,7 +161,7 @@ def vocab_describe(
     else:
         sentences = describe.ask(names, str(endpoint), model, count, describe.api_key())
     describe.write(out, sentences)
-    print(f"{sum(map(len, sentences.values()))} sentences for {len(sentences)} classes in {out}")
+    say(f"{sum(map(len, sentences.values()))} sentences for {len(sentences)} classes in {out}")
 
 
 def _count(templates: Templates) -> int:

@@ -130,7 +130,7 @@ def _from_tag(tag: str, model: str, config: dict[str, Any], offline: bool) -> So
     tried: list[str] = []
     repository, _, name = str(config.get("hf_hub", "")).rpartition("/")
     url = str(config.get("url", ""))
-    kept = Path("~/.cache/clip").expanduser() / os.path.basename(url)
+    kept = Path(os.path.expanduser("~/.cache/clip")) / os.path.basename(url)
     if url:
         if kept.is_file():
             known.path = kept

@@ -2,137 +2,52 @@
 
     this process: chunks of items ─task→ worker: read, segment, write arrays under a new name ─receipt→ commit
 
-A worker builds its segmenter once and keeps it. A task carries the run, a receipt carries records; neither carries
-pixels. The folder and the store must be at the same paths on every machine. Workers hold no lock and write no commit
-record: arrays that no commit record names do not count, so a worker may die at any moment, and one that was taken for
-dead may go on writing.
+What a worker does is in `worker`, which worker has what in `crew`. This process holds the lock and commits. What a
+worker says of a file that it can't read is compared with what this process sees: a machine without the folder is no
+reason to take images for deleted.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import logging
 import os
 import pickle
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ovlabel.errors import ConfigError, printable
+from ovlabel import __version__
+from ovlabel.errors import ConfigError, StoreError, printable
+from ovlabel.run.crew import RESOURCE, Chunk, Crew, Worker
 from ovlabel.run.identity import RunIdentity
-from ovlabel.run.local import Annotator, Maker, OnImage, annotate_items, commit, report_of
+from ovlabel.run.local import Maker, OnImage, commit, report_of
 from ovlabel.run.options import RunOptions
-from ovlabel.run.reading import VANISHED, Entry, Records, read_known
+from ovlabel.run.reading import VANISHED, Entry, read_known
+from ovlabel.run.worker import Place, Receipt, Refusal, Task, readable
 from ovlabel.store.arrays import write_arrays
-from ovlabel.store.layout import Shard, new_name
+from ovlabel.store.layout import chunk_path, new_name
 from ovlabel.store.record import Record, now
 from ovlabel.store.write import StoreWriter
 from ovlabel.types import ChunkReport, ImageItem
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client
 
 
 log = logging.getLogger("ovlabel")
 
-RESOURCE = "ovlabel"  # one task at a time on a worker that declares one of it
-_IN_FLIGHT = 2  # tasks of a worker at a time: one that runs, and one that is queued
-_TASKS = 4  # the least number of tasks for each worker, so that all workers finish at about the same time
+_TASKS = 4  # the least number of chunks for each worker, so that all workers finish at about the same time
+_DEATHS = 2  # of workers that had a chunk in work, after which each of its images is tried alone, and then passed over
+_LANDMARKS = 16  # images that a worker is asked for
 _CONNECT_SECONDS = 20
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a worker needs to annotate a chunk.
-
-    Attributes:
-        items: the images of the chunk.
-        run: stands for `identity` and `offline`; a worker that has built this run's segmenter uses it again.
-        make: builds the segmenter.
-        identity: the run.
-        offline: open no connection for weights.
-        threads: torch's threads in the worker; 0 leaves them as they are.
-        failed: records of those of the images that failed before.
-        out: the store.
-        number: the number in the name of the chunk.
-        shard: the shard in the name of the chunk, or None.
-        classes: how many classes the store has.
-    """
-
-    items: tuple[ImageItem, ...]
-    run: str
-    make: Maker
-    identity: RunIdentity
-    offline: bool
-    threads: int
-    failed: tuple[Record, ...]
-    out: Path
-    number: int
-    shard: Shard | None
-    classes: int
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What a worker has done.
-
-    Attributes:
-        name: of the chunk whose arrays it has written.
-        records: of the images in it.
-        vanished: records of files that were not there any more, which are not committed.
-        seconds: what the task took.
-    """
-
-    name: str
-    records: tuple[Record, ...]
-    vanished: tuple[Record, ...]
-    seconds: float
-
-
-_segmenters: dict[str, Annotator] = {}
-_building = threading.Lock()
-
-
-def annotate_chunk(task: Task) -> Receipt:
-    """On a worker: annotate the images of a task, and write their arrays. Raises what building and writing raise."""
-    started = time.monotonic()
-    with _building:
-        if task.run not in _segmenters:
-            _segmenters.clear()
-            _segmenters[task.run] = _built(task)
-    known = Records({record.key: record for record in task.failed})
-    entries = list(annotate_items(task.items, known, _segmenters[task.run]))
-    kept = [entry for entry in entries if entry[0].outcome != VANISHED]
-    name = new_name(task.number, task.shard)
-    records = write_arrays(task.out, name, kept, task.classes) if kept else []
-    vanished = tuple(record for record, _ in entries if record.outcome == VANISHED)
-    return Receipt(name, tuple(records), vanished, time.monotonic() - started)
-
-
-def _built(task: Task) -> Annotator:
-    """Build the worker's segmenter; if the machine has several GPUs, each worker takes its own."""
-    import torch
-
-    identity, config = task.identity, task.identity.config
-    if task.threads:
-        torch.set_num_threads(task.threads)
-    if config.encoder.device == "auto" and torch.cuda.device_count() > 1:
-        device = f"cuda:{_number() % torch.cuda.device_count()}"
-        identity = replace(identity, config=replace(config, encoder=replace(config.encoder, device=device)))
-    return task.make(identity, task.offline)[0]
-
-
-def _number() -> int:
-    """The number of the worker that runs in this process; workers that ovlabel starts are named 0, 1, …"""
-    from distributed import get_worker
-
-    with contextlib.suppress(TypeError, ValueError):
-        return int(get_worker().name)
-    return 0
 
 
 @dataclass(frozen=True)
@@ -155,7 +70,9 @@ class DaskExecutor:
         Raises:
             ConfigError: no scheduler answers, or workers can't be started.
             StoreError: an array or a record can't be written.
+            ClusterError: the scheduler was lost, or no worker came.
         """
+        items = _absolute(items)
         rest, known = self._known(items, store)
         for start in range(0, len(known), self.options.chunk_size):
             entries = known[start : start + self.options.chunk_size]
@@ -164,7 +81,8 @@ class DaskExecutor:
             yield commit(store, entries, time.monotonic())
         if rest:
             with _client(self.options) as client:
-                for receipt in _Queue(client, store, self._task(store)).receipts(rest, self.options.chunk_size):
+                crew = Crew(client, _place(store, rest), self.options.wait_for_workers)
+                for receipt in _Queue(crew, store, self._task(store), self.options.chunk_size).receipts(rest):
                     yield from _committed(receipt, store, on_image)
 
     def _known(self, items: Sequence[ImageItem], store: StoreWriter) -> tuple[list[ImageItem], list[Entry]]:
@@ -185,15 +103,32 @@ class DaskExecutor:
             items=(),
             run=hashlib.sha256(pickle.dumps((self.identity, self.options.offline))).hexdigest(),
             make=self.make,
-            identity=self.identity,
+            identity=self.identity.absolute(),
             offline=self.options.offline,
             threads=_threads(self.options.workers),
             failed=(),
-            out=store.path.resolve(),
+            out=Path(os.path.abspath(store.path)),
             number=0,
             shard=store.shard,
             classes=len(store.classes),
         )
+
+
+def _absolute(items: Sequence[ImageItem]) -> Sequence[ImageItem]:
+    """The items with paths that mean the same in a process that was started in another folder."""
+    if not items or items[0].path.is_absolute():
+        return items
+    return [replace(item, path=Path(os.path.abspath(item.path))) for item in items]
+
+
+def _place(store: StoreWriter, items: Sequence[ImageItem]) -> Place:
+    """What a worker must find: images of the run and images of the store, as far as this process can read them."""
+    folder = Path(os.path.abspath(store.folder))
+    candidates = [item.path for item in items[:: max(1, len(items) // _LANDMARKS)]]
+    candidates += [folder / key for key in islice(store.records, _LANDMARKS)]
+    images = tuple(islice((path for path in candidates if readable(path)), _LANDMARKS))
+    out = Path(os.path.abspath(store.path))
+    return Place(__version__, images, out, out / store.lock.path.name, store.lock.owner["token"])
 
 
 def _committed(receipt: Receipt, store: StoreWriter, on_image: OnImage) -> Iterator[ChunkReport]:
@@ -204,40 +139,90 @@ def _committed(receipt: Receipt, store: StoreWriter, on_image: OnImage) -> Itera
     yield report_of(receipt.records, receipt.seconds)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Queue:
-    """Submits chunks to the workers, at most two for each worker at a time."""
+    """Hands chunks to the workers, and takes their receipts.
 
-    client: Client
+    Attributes:
+        crew: the workers.
+        store: where to.
+        task: what all tasks of the run have in common.
+        chunk_size: most images in one chunk.
+        last: chunks that came back; their turn comes last.
+    """
+
+    crew: Crew
     store: StoreWriter
     task: Task
+    chunk_size: int
+    last: deque[Chunk] = field(default_factory=deque)
 
-    def receipts(self, items: Sequence[ImageItem], chunk_size: int) -> Iterator[Receipt]:
-        """Submit chunks; receipts come in the order in which they are done."""
-        from distributed import as_completed
-        from distributed.scheduler import KilledWorker
+    def receipts(self, items: Sequence[ImageItem]) -> Iterator[Receipt]:
+        """Hand out images; receipts come in the order in which they are done."""
+        left = deque(items)
+        while left or self.last or self.crew.busy or self.crew.returned:
+            self.crew.look()
+            yield from self._take_back()
+            for worker in self.crew.free():
+                if (chunk := self._next_chunk(left, len(items), worker)) is not None:
+                    self.crew.hand(chunk, self._of(chunk.items), worker)
+            if (done := self.crew.next()) is not None:
+                yield from self._received(*done)
+            yield from self._take_back()
 
-        client = self.client
-        resources = _resources(client)
-        size = min(chunk_size, -(-len(items) // (_TASKS * _workers(client))))
-        waiting = [tuple(items[start : start + size]) for start in range(0, len(items), size)][::-1]
-        flying: dict[Future, tuple[ImageItem, ...]] = {}
-        done = as_completed(loop=client.loop)
-        while waiting or flying:
-            while waiting and len(flying) < _IN_FLIGHT * _workers(client):
-                chunk = waiting.pop()
-                future = client.submit(annotate_chunk, self._of(chunk), resources=resources, pure=False)
-                flying[future] = chunk
-                done.add(future)
-            future = next(done)
-            chunk = flying.pop(future)
-            try:
-                yield future.result()
-            except KilledWorker:
-                if len(chunk) > 1:  # one of these images ends workers: run each in a task of its own
-                    waiting += [(item,) for item in chunk[::-1]]
-                else:
-                    yield self._deadly(chunk[0])
+    def _next_chunk(self, left: deque[ImageItem], count: int, worker: Worker) -> Chunk | None:
+        """The next images for a worker, of `count` in all; those that came back when there are no others."""
+        if left:
+            size = max(1, min(self.chunk_size, -(-count // (_TASKS * len(self.crew.ready)))))
+            return Chunk(tuple(left.popleft() for _ in range(min(size, len(left)))))
+        chunk = next((chunk for chunk in self.last if worker.address not in chunk.unseen_by), None)
+        if chunk is not None:
+            self.last.remove(chunk)
+        return chunk
+
+    def _take_back(self) -> Iterator[Receipt]:
+        """Queue what workers had that died or were set aside; an image by which one worker after another died fails."""
+        while self.crew.returned:
+            chunk = self.crew.returned.pop()
+            if chunk.deaths < _DEATHS:
+                self.last.append(chunk)
+            elif len(chunk.items) > 1:  # one of these images ends workers: each is tried by itself
+                self.last.extend(Chunk((item,)) for item in chunk.items)
+            else:
+                yield self._deadly(chunk.items[0])
+        for chunk in [chunk for chunk in self.last if chunk.unseen_by and not self.crew.may_see(chunk)]:
+            self.last.remove(chunk)
+            unseen = (Record(item.key, item.size, item.mtime_ns, outcome=VANISHED) for item in chunk.items)
+            yield Receipt("", (), tuple(unseen), 0.0)
+
+    def _received(self, worker: Worker, chunk: Chunk, answer: Receipt | Refusal | None) -> Iterator[Receipt]:
+        """What there is to commit of an answer."""
+        if isinstance(answer, Refusal):
+            if answer.trace:
+                raise RuntimeError(f"on worker {worker.name}:\n{answer.trace}")
+            self.crew.returned.append(chunk)
+            self.crew.set_aside(worker, answer.error)
+        elif answer is not None:
+            written = not answer.records or chunk_path(self.store.path, answer.name).is_dir()
+            if written:
+                yield self._seen(worker, chunk, answer)
+                return
+            self.crew.returned.append(chunk)
+            self.crew.set_aside(worker, StoreError(f"what it wrote to {self.store.path} is not there"))
+
+    def _seen(self, worker: Worker, chunk: Chunk, receipt: Receipt) -> Receipt:
+        """A receipt without the images that the worker could not read while this process can; they come again."""
+        path = {item.key: item.path for item in chunk.items}
+        doubtful = [*receipt.vanished, *(record for record in receipt.records if record.stage == "open")]
+        unseen = {r.key: r for r in doubtful if r.exception != "ImageError" and readable(path[r.key])}
+        if not unseen:
+            return receipt
+        log.warning("worker %s can't read %s, which can be read here", worker.name, _named(unseen))
+        self.crew.ask(worker)
+        again = tuple(item for item in chunk.items if item.key in unseen)
+        self.last.append(Chunk(again, chunk.deaths, chunk.unseen_by | {worker.address}))
+        records, vanished = ([r for r in some if r.key not in unseen] for some in (receipt.records, receipt.vanished))
+        return replace(receipt, records=tuple(records), vanished=tuple(vanished))
 
     def _of(self, items: tuple[ImageItem, ...]) -> Task:
         known = self.store.records
@@ -270,23 +255,51 @@ def _threads(workers: int) -> int:
     return max(1, usable // workers)
 
 
+def _greet(address: str) -> None:
+    """Make sure that a scheduler answers; a client that can't reach one would go on trying when Python ends.
+
+    Raises:
+        ConfigError: none answers, or something else does.
+    """
+    from distributed.comm.core import connect
+    from distributed.security import Security
+
+    async def identity() -> Any:
+        comm = await connect(address, timeout=_CONNECT_SECONDS, **Security().get_connection_args("client"))
+        try:
+            await comm.write({"op": "identity", "reply": True})
+            return await comm.read()
+        finally:
+            comm.abort()
+
+    try:
+        answer = asyncio.run(asyncio.wait_for(identity(), _CONNECT_SECONDS))
+        what = f"a {answer['type']} does"
+    except Exception as error:  # whatever an address, or what listens there, provokes
+        answer, what = {}, str(error) or type(error).__name__
+    if answer.get("type") != "Scheduler":
+        raise ConfigError(f"--scheduler {address}: no Dask scheduler answers there ({what})")
+
+
 @contextlib.contextmanager
 def _client(options: RunOptions) -> Iterator[Client]:
     """Connect to the scheduler of the options, or start workers on this machine that end with the run."""
     import dask
     from distributed import Client, LocalCluster
+    from distributed.utils import silence_logging_cmgr
+    from distributed.versions import VersionMismatchWarning
 
-    if options.scheduler:
-        try:
-            client = Client(options.scheduler, timeout=_CONNECT_SECONDS, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"--scheduler {options.scheduler}: no Dask scheduler answers there ({error})") from None
-        with client:
-            client.wait_for_workers(1)
-            yield client
-        return
     with contextlib.ExitStack() as stack:
+        stack.enter_context(silence_logging_cmgr(logging.CRITICAL + 1))  # what matters of it is said by this process
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", VersionMismatchWarning)  # a worker that can't do the work is named
         stack.enter_context(dask.config.set({"distributed.worker.daemon": False, "distributed.admin.tick.limit": "1h"}))
+        if options.scheduler:
+            _greet(options.scheduler)
+            client = Client(options.scheduler, timeout=_CONNECT_SECONDS, set_as_default=False)
+            stack.callback(_close, client)
+            yield client
+            return
         try:
             cluster = LocalCluster(
                 n_workers=options.workers,
@@ -303,14 +316,13 @@ def _client(options: RunOptions) -> Iterator[Client]:
         yield stack.enter_context(Client(cluster, set_as_default=False))
 
 
-def _workers(client: Client) -> int:
-    return max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+def _close(client: Client) -> None:
+    """Close a client, also one whose scheduler is gone."""
+    with contextlib.suppress(Exception):
+        client.close(timeout=5)
 
 
-def _resources(client: Client) -> dict[str, float] | None:
-    """What a task needs of the resources that workers declare (`dask worker … --resources "ovlabel=1"`), or None."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    if any(RESOURCE in worker.get("resources", {}) for worker in workers):
-        return {RESOURCE: 1}
-    log.warning('the workers declare no "%s=1" resource: each runs as many chunks at once as it has threads', RESOURCE)
-    return None
+def _named(keys: Iterable[str]) -> str:
+    """Keys in words, the first of them by name."""
+    first, *others = keys
+    return f"{printable(first)} and {len(others)} more" if others else printable(first)

@@ -12,13 +12,13 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovlabel import __version__
-from ovlabel.errors import RunError
+from ovlabel.errors import ConfigError, RunError
 from ovlabel.fields import declared
 from ovlabel.files import file_sha256
 from ovlabel.settings.keys import Config
@@ -73,6 +73,20 @@ class RunIdentity:
         prompts = "given" if self.prompts is None else _sha256(self.prompts.content, sort_keys=True)
         return {"config": values, "prompts": prompts, "files": dict(self.files), "version": __version__}
 
+    def absolute(self) -> RunIdentity:
+        """The same for a process that was started in another folder: files are named by their absolute paths.
+
+        What vocabulary, template and description files hold is part of the run already.
+        """
+        encoder = self.config.encoder
+        model = _absolute(encoder.model) if encoder.model.endswith(".json") else encoder.model
+        encoder = replace(encoder, model=model, weights=_absolute(encoder.weights))
+        stages = tuple(
+            replace(stage, fields=tuple((n, _absolute(v) if n == "checkpoint" else v) for n, v in stage.fields))
+            for stage in self.config.stages
+        )
+        return replace(self, config=replace(self.config, encoder=encoder, stages=stages))
+
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The classes; of a text bank that was given, as much as it says of them."""
@@ -124,6 +138,12 @@ class RunIdentity:
         text["prompts"] = _sha256(asked)
 
 
+def _absolute(name: str) -> str:
+    """The absolute path of a file; any other name as it is."""
+    path = os.path.expanduser(name)
+    return os.path.abspath(path) if os.path.isfile(path) else name
+
+
 def _sha256(values: Any, *, sort_keys: bool = False) -> str:
     """sha256 of JSON values, in hex."""
     return hashlib.sha256(json.dumps(values, sort_keys=sort_keys).encode()).hexdigest()
@@ -139,8 +159,14 @@ def _described(stage: Stage) -> dict[str, Any]:
 
 
 def check_folder(store: Store, folder: Path) -> None:
-    """Raise RunError if the store belongs to another folder that is still there; one that has moved is the same."""
-    if store.folder.is_dir() and not os.path.samefile(store.folder, folder):
+    """Raise RunError if the store belongs to another folder that is still there; one that has moved is the same.
+
+    Raises:
+        ConfigError: the folder is not there any more.
+    """
+    if not os.path.isdir(folder):
+        raise ConfigError(f"no folder {folder} any more: is it mounted?")
+    if os.path.isdir(store.folder) and not os.path.samefile(store.folder, folder):
         raise RunError(f"{store.path} belongs to the folder {store.folder}, not to {folder}. Pass another --out")
 
 

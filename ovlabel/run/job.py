@@ -74,6 +74,7 @@ class Job:
         vanished: keys of the store that are not in the folder any more.
         removed: whether the run has removed them from the store.
         gone: keys that were listed, and whose file was not there any more when its turn came.
+        open: keys of those of the pending images that are neither done nor failed, while `run` goes on and after it.
     """
 
     plan: Plan
@@ -84,6 +85,7 @@ class Job:
     vanished: list[str] = field(default_factory=list)
     removed: bool = False
     gone: list[str] = field(default_factory=list)
+    open: set[str] = field(default_factory=set)
 
     @property
     def idle(self) -> bool:
@@ -134,6 +136,7 @@ class Job:
             store.settle(plan.folder, plan.identity.vocabulary, plan.identity.written)
             store.clear_unfinished()
             self.find_pending(store)
+            self.open = {item.key for item in self.pending}
             if self.pending:
                 yield from built.executor().run(self.pending, store, self._noting(on_image))
             if plan.selection.prune and self.vanished:
@@ -152,12 +155,14 @@ class Job:
                 pass  # its end writes the index; a store that can't be written to is the same without one
 
     def _noting(self, on_image: OnImage | None) -> OnImage:
-        """Notes files that vanished, and hands every record on."""
+        """Notes what became of every image, and hands its record on."""
         from ovlabel.run.reading import VANISHED
 
         def note(record: Record) -> None:
             if record.outcome == VANISHED:
                 self.gone.append(record.key)
+            else:
+                self.open.discard(record.key)
             if on_image:
                 on_image(record)
 

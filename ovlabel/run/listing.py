@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import logging
 import os
@@ -144,10 +145,13 @@ def parse_shard(text: str) -> Shard:
 def parse_names(data: bytes) -> tuple[str, ...]:
     """Read a list of paths: one on each line, or each followed by a NUL byte, as `find -print0` writes them.
 
+    A mark of the byte order at the start, which some editors write, is passed over.
+
     Example:
         >>> parse_names(b"a.jpg\\nb c.jpg\\n")
         ('a.jpg', 'b c.jpg')
     """
+    data = data.removeprefix(codecs.BOM_UTF8)
     parts: Collection[bytes] = data.split(b"\0") if b"\0" in data else data.splitlines()
     return tuple(os.fsdecode(part) for part in parts if part)
 
@@ -232,6 +236,9 @@ def _has_suffix(name: str) -> bool:
 def list_named(folder: Path, names: Iterable[str], absent: list[str]) -> list[ImageItem]:
     """The images of a folder with these names, each once, sorted by key.
 
+    A name that is no image's is tried without blanks and quotes around it, and then with the suffix of an image after
+    it, as the lists of data sets have names; with suffixes it counts if only one file has such a name.
+
     Args:
         folder: the folder.
         names: paths, relative to the folder or absolute.
@@ -242,18 +249,36 @@ def list_named(folder: Path, names: Iterable[str], absent: list[str]) -> list[Im
     """
     _check_folder(folder)
     roots = tuple(dict.fromkeys(Path(os.path.abspath(root)) for root in (folder, folder.resolve())))
-    items = []
+    found: dict[str, ImageItem] = {}
     for key, name in {_key(roots, name): name for name in names}.items():
-        try:
-            stat = os.stat(folder / key)
-        except (OSError, ValueError):  # ValueError: a name that no file can have
+        if (item := _named(folder, roots, key, name)) is None:
             absent.append(name)
-            continue
-        if S_ISREG(stat.st_mode) and _has_suffix(key):
-            items.append(ImageItem(key, folder / key, stat.st_size, stat.st_mtime_ns))
         else:
-            absent.append(name)
-    return sorted(items, key=lambda item: item.key)
+            found[item.key] = item
+    return [found[key] for key in sorted(found)]
+
+
+def _named(folder: Path, roots: tuple[Path, ...], key: str, name: str) -> ImageItem | None:
+    """The image of a name in a list, or None."""
+    if item := _image(folder, key):
+        return item
+    plain = _key(roots, name.strip().strip("\"'"))
+    if item := _image(folder, plain):
+        return item
+    endings = [ending for suffix in sorted(SUFFIXES) for ending in (suffix, suffix.upper())]
+    items = [item for ending in endings if (item := _image(folder, plain + ending))]
+    return items[0] if len(items) == 1 else None
+
+
+def _image(folder: Path, key: str) -> ImageItem | None:
+    """The image of a key, or None."""
+    try:
+        stat = os.stat(folder / key)
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return None
+    if not (S_ISREG(stat.st_mode) and _has_suffix(key)):
+        return None
+    return ImageItem(key, folder / key, stat.st_size, stat.st_mtime_ns)
 
 
 def _key(roots: tuple[Path, ...], name: str) -> str:

@@ -78,7 +78,7 @@ def test_the_help_of_annotate_shows_every_option_in_panels(ovlabel: Run, monkeyp
         "Labels": ["--out", "--vocab", "--classes", "--preset", "--templates", "--set"],
         "Model": ["--model", "--weights", "--device", "--offline"],
         "Cron": ["--prune", "--wait", "--chunk"],
-        "Cluster": ["--shard", "--workers", "--scheduler"],
+        "Cluster": ["--shard", "--workers", "--scheduler", "--wait-for-workers"],
         "Options": ["--json", "--log-format", "-h"],
     }
     assert "--help-all" not in said.out

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovlabel.run import dask
-from ovlabel.run.dask import RESOURCE
+from ovlabel.run import worker
+from ovlabel.run.crew import RESOURCE
 from ovlabel.run.identity import RunIdentity
 from ovlabel.run.job import prepare
 from ovlabel.run.options import RunOptions
@@ -180,7 +180,7 @@ def test_what_is_known_by_its_content_is_not_sent(folder: Path, tmp_path: Path) 
     assert len(list(out.glob("chunks/0*/labels"))) == nodes
 
 
-def test_a_scheduler_that_is_there_is_used(folder: Path, tmp_path: Path) -> None:
+def test_a_scheduler_that_is_there_is_used_with_workers_in_another_folder(folder: Path, tmp_path: Path) -> None:
     code = (
         "from distributed import LocalCluster\n"
         "if __name__ == '__main__':\n"
@@ -193,10 +193,12 @@ def test_a_scheduler_that_is_there_is_used(folder: Path, tmp_path: Path) -> None
     script.write_text(code)
     line = [sys.executable, str(script)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(line, stdin=-1, stdout=-1, stderr=-3, text=True, cwd=ROOT, env=environment) as process:
+    elsewhere = tmp_path / "elsewhere"  # where no relative path leads to what is meant
+    elsewhere.mkdir()
+    with subprocess.Popen(line, stdin=-1, stdout=-1, stderr=-3, text=True, cwd=elsewhere, env=environment) as process:
         assert process.stdout is not None
         address = process.stdout.readline().strip()
-        run(folder=folder, out=tmp_path / "s.zarr", scheduler=address)
+        run(folder=os.path.relpath(folder, ROOT), out=os.path.relpath(tmp_path / "s.zarr", ROOT), scheduler=address)
         process.communicate("\n", timeout=60)
     assert_right(folder, tmp_path / "s.zarr")
 
@@ -224,12 +226,13 @@ def test_a_workers_segmenter_is_built_once(tmp_path: Path, folder: Path, monkeyp
         made.append(run.config)
         return faults.make(run, offline)
 
-    monkeypatch.setattr(dask, "_segmenters", {})
+    monkeypatch.setattr(worker, "_segmenters", {})
     items = tuple(prepare(folder, CONFIG, tmp_path / "other.zarr").plan.items)
     for number in range(3):
         identity = RunIdentity.read(CONFIG)
-        task = dask.Task(items[:2], "run", make, identity, False, 0, (), store.path, 90 + number, None, 3)
-        receipt = dask.annotate_chunk(task)
+        task = worker.Task(items[:2], "run", make, identity, False, 0, (), store.path, 90 + number, None, 3)
+        receipt = worker.annotate_chunk(task)
+        assert isinstance(receipt, worker.Receipt)
         assert [record.key for record in receipt.records] == ["00.png", "01.png"]
         assert (store.path / "chunks" / receipt.name / "labels").is_dir()
     assert len(made) == 1

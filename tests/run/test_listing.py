@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ovlabel.errors import BusyError, ConfigError, RunError
 from ovlabel.run.job import Job, default_store, prepare
-from ovlabel.run.listing import Selection, parse_names, parse_shard
+from ovlabel.run.listing import Selection, list_named, parse_names, parse_shard
 from ovlabel.run.options import RunOptions
 from ovlabel.store.layout import Shard
 from ovlabel.store.lock import locked
@@ -102,6 +102,18 @@ def test_lists_are_lines_or_ended_by_nul() -> None:
     assert parse_names(b"a.png\nb c.png\r\n\n") == ("a.png", "b c.png")
     assert parse_names(b"two\nlines.png\0caf\xe9.png\0") == ("two\nlines.png", os.fsdecode(b"caf\xe9.png"))
     assert parse_names(b"") == ()
+    assert parse_names(b"\xef\xbb\xbfa.png\r\n") == ("a.png",)
+
+
+def test_names_as_lists_of_data_sets_have_them(folder: Path) -> None:
+    """With blanks or quotes around them, or without their suffix; the name as it stands comes first."""
+    (folder / "two.png").touch()
+    (folder / "two.JPG").touch()
+    (folder / " top.png").write_bytes((folder / "top.png").read_bytes())
+    absent: list[str] = []
+    names = ["top.png  ", '"2025/a.png"', "2025/a", "two", " top.png", "no", "  "]
+    assert [item.key for item in list_named(folder, names, absent)] == [" top.png", "2025/a.png", "top.png"]
+    assert absent == ["two", "no", "  "]
 
 
 # ---------------------------------------------------------------- shards
