@@ -198,6 +198,8 @@ def _print(result: RunResult, job: Job) -> None:
         (len(result.vanished), "removed" if result.removed else "no longer in the folder (--prune)"),
         (len(result.absent), "not found"),
         (result.more_frames, "with further frames that were not read"),
+        (result.more_bands, "with further bands that were not read"),
+        (result.guessed_range, "whose range of brightness was guessed"),
         (result.reduced, f"decided at {job.plan.config.labels.max_finish_pixels / 1e6:g} megapixels"),
     ):
         parts += [f"{count} {what}"] if count else []

@@ -20,6 +20,8 @@ class RunResult:
         looked_at: how many this run took.
         pending: how many are left over by a limit, or were gone before their turn.
         more_frames: how many hold further frames or pages; the first was annotated.
+        more_bands: how many hold samples that are neither colour nor opacity, such as infrared.
+        guessed_range: how many do not say how many bits of their samples are used.
         reduced: how many are so large that their labels were decided on `labels.max_finish_pixels`.
         failed: key, stage, exception, error, time and attempts of each that failed, now or in an earlier run.
         vanished: keys of annotated images that have left the folder.
@@ -36,6 +38,8 @@ class RunResult:
     looked_at: int
     pending: int
     more_frames: int
+    more_bands: int
+    guessed_range: int
     reduced: int
     failed: list[dict[str, Any]]
     vanished: list[str]
@@ -63,6 +67,8 @@ class RunResult:
             looked_at=len(job.pending),
             pending=job.left + len(job.gone),
             more_frames=sum(record.more_frames for record in done),
+            more_bands=sum(record.more_bands for record in done),
+            guessed_range=sum(record.guessed_range for record in done),
             reduced=sum(record.reduced for record in done),
             failed=[{name: getattr(record, name) for name in kept} for record in job.failures().values()],
             vanished=job.vanished,

@@ -160,7 +160,7 @@ def decode_all(name: str) -> dict[str, Any]:
         data = mutated(variants[i % len(variants)], random.Random(zlib.crc32(f"{name} {i}".encode())))
         start = time.perf_counter()
         try:
-            image, more = decode_first(data)
+            image, *aside = decode_first(data)
         except ImageError as error:
             message = str(error)
             report["refused"] += 1
@@ -168,8 +168,8 @@ def decode_all(name: str) -> dict[str, Any]:
                 report["wrong"].append([i, message])
         else:
             report["decoded"] += 1
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not isinstance(more, bool):
-                report["wrong"].append([i, f"{image.dtype} {image.shape} {more}"])
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or {*map(type, aside)} != {bool}:
+                report["wrong"].append([i, f"{image.dtype} {image.shape} {aside}"])
         report["slowest"] = max(report["slowest"], time.perf_counter() - start)
     status = Path("/proc/self/status")  # getrusage's peak would be that of the parent too
     report["peak"] = int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**10 if status.exists() else 0

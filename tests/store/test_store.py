@@ -218,6 +218,8 @@ def test_any_text_is_a_key(names: set[str], tmp_path_factory: pytest.TempPathFac
         time=st.text(),
         attempts=st.integers(0),
         more_frames=st.booleans(),
+        more_bands=st.booleans(),
+        guessed_range=st.booleans(),
         height=st.integers(0),
         width=st.integers(0),
         working=st.tuples(st.integers(0), st.integers(0)),
