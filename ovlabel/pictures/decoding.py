@@ -7,10 +7,10 @@ import io
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile
 
 from ovlabel.errors import ImageError
-from ovlabel.pictures import jpeg, jpeg2000, limits, orientation, tiff
+from ovlabel.pictures import jpeg, jpeg2000, limits, orientation, tiff, tiff_tags
 from ovlabel.pictures.colour import to_rgb
 from ovlabel.pictures.depth import samples_of
 from ovlabel.pictures.samples import Samples, to_eight_bits
@@ -52,7 +52,7 @@ def decode_file(data: bytes) -> Decoded:
         ImageError: its samples are not understood, or it exceeds a limit.
         Exception: anything that Pillow raises for damaged bytes.
     """
-    return _decode_tiff(data) if data.startswith(tiff.PREFIXES) else _decode_stripped(strip(data))
+    return _decode_tiff(data) if data.startswith(tiff_tags.PREFIXES) else _decode_stripped(strip(data))
 
 
 def _decode_stripped(stripped: Stripped) -> Decoded:
@@ -77,9 +77,9 @@ def _decode_stripped(stripped: Stripped) -> Decoded:
 
 
 def _decode_tiff(data: bytes) -> Decoded:
-    layout = tiff.layout_of(data)
+    data, turn, profile = tiff_tags.strip(data)
+    layout = tiff_tags.layout_of(data)
     _check_size(layout.width, layout.height)
-    turn, profile = tiff.turn_of(layout), tiff.profile_of(layout)
     if layout.usual:
         with tiff.open_usual(data, layout) as opened:
             opened.load()
@@ -121,7 +121,7 @@ def _open(data: bytes) -> ImageFile.ImageFile:
     """Open a file; that of an AVIF or HEIF without its metadata where they keep it from being opened."""
     try:
         return Image.open(io.BytesIO(data), formats=_formats())
-    except UnidentifiedImageError:
+    except Exception:  # Pillow's plugins raise whatever the bytes provoke
         header = data[:_HEADER_BYTES]
         if data[4:8] != b"ftyp" or b"Exif" not in header:
             raise

@@ -36,7 +36,7 @@ def samples_of(opened: ImageFile.ImageFile, tiles: list[ImageFile._Tile], stripp
         return Samples(np.asarray(opened)[..., None], bits, declared)
     raw = _raw_mode(tiles)
     wide = raw.endswith(";16B") or (opened.format == "JPEG2000" and jpeg2000.depth_of(stripped.data) == 16)
-    if not wide or declared == 16 or not 0 < _top(opened) < _DARK:
+    if not (wide or _is_wide_ppm(tiles)) or declared == 16 or not 0 < _top(opened) < _DARK:
         return None
     if opened.format == "PPM":
         size = opened.width * opened.height * 3
@@ -53,8 +53,13 @@ def _declared(opened: ImageFile.ImageFile, tiles: list[ImageFile._Tile], strippe
     if opened.format == "JPEG2000":
         return 16 if 8 < jpeg2000.depth_of(stripped.data) < 16 else 0
     if tiles and tiles[0].codec_name.startswith("ppm"):
-        return 16
+        return 0 if _is_wide_ppm(tiles) else 16
     return stripped.bits
+
+
+def _is_wide_ppm(tiles: list[ImageFile._Tile]) -> bool:
+    """Whether a PPM says that its binary samples go up to 65535."""
+    return bool(tiles) and tiles[0].codec_name == "ppm" and tiles[0].args == ("RGB", 65535)
 
 
 def _raw_mode(tiles: list[ImageFile._Tile]) -> str:

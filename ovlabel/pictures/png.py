@@ -36,14 +36,22 @@ def strip(data: bytes) -> Stripped:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Name, position and size of each chunk up to the end; the last one may be cut."""
+    """Name, position and size of each chunk up to the end; the last one may be cut.
+
+    Where a chunk of metadata names a size that leads nowhere, the pixels are looked for after it.
+    """
     at = len(SIGNATURE)
     while at + 8 <= len(data):
         size, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         if name == b"IEND":
             return
         yield name, at, size
-        at += 12 + size
+        following = at + 12 + size
+        if name not in (b"IHDR", b"IDAT") and not data[following + 4 : following + 8].isalpha():
+            following = data.find(b"IDAT", at + 8) - 4
+            if following < 0:
+                return
+        at = following
 
 
 def _intact(data: bytes, start: int, size: int) -> bool:

@@ -18,15 +18,10 @@ import numpy.typing as npt
 from PIL import TiffImagePlugin
 
 from ovlabel.errors import ImageError
-from ovlabel.pictures import orientation
 from ovlabel.pictures.samples import Samples
-from ovlabel.pictures.stripping import PROFILE_BYTES
+from ovlabel.pictures.tiff_tags import WHITE_IS_ZERO, Layout, numbers_of
 
-PREFIXES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_UNPACKED = (1, 5, 8, 32946, 32773, 34925, 50000)  # compressions of bytes: none, LZW, deflate, PackBits, LZMA, zstd
-_KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}  # what the tag SampleFormat says
-_WHITE_IS_ZERO, _YCBCR = 0, 6
-_COLOURS = {_WHITE_IS_ZERO: 1, 1: 1, 2: 3, 5: 4}  # samples that are grey, RGB or CMYK, by PhotometricInterpretation
+_YCBCR = 6
 _MOST_BYTES = 2**31  # of all samples
 _GROUP_BYTES = 2**24  # that are unpacked at once
 
@@ -44,122 +39,6 @@ class Tiff(TiffImagePlugin.TiffImageFile):
             assert self.palette is not None
             self.palette.palette = bytes(self.tag_v2[TiffImagePlugin.COLORMAP])
         return super().load()
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What the tags of a TIFF say of its samples.
-
-    Attributes:
-        tags: all of them.
-        width: in pixels. height: likewise.
-        photometric: the meaning of the first samples.
-        kind: "u", "i" or "f".
-        bits: of each sample.
-        samples: how many there are of a pixel.
-        extra: the meaning of the last of them: 1 and 2 are opacity.
-        planar: whether they are stored in planes.
-        compression: the number of the method.
-        more_frames: whether further images follow.
-    """
-
-    tags: TiffImagePlugin.ImageFileDirectory_v2
-    width: int
-    height: int
-    photometric: int
-    kind: str
-    bits: int
-    samples: int
-    extra: tuple[int, ...]
-    planar: bool
-    compression: int
-    more_frames: bool
-
-    @property
-    def colours(self) -> int:
-        """How many samples of a pixel are colours: 1 of grey, 3 of RGB, 4 of CMYK; 0 of any other kind."""
-        return _COLOURS.get(self.photometric, 0)
-
-    @property
-    def opacity(self) -> int:
-        """0, or 1 or 2 where the sample after the colours is opacity: 1 if the colours are multiplied by it already."""
-        return self.extra[0] if self.extra and self.extra[0] in (1, 2) and self.samples > self.colours else 0
-
-    @property
-    def more_bands(self) -> bool:
-        """Whether samples are left over that are neither colour nor opacity."""
-        return bool(self.colours) and self.samples > self.colours + bool(self.opacity)
-
-    @property
-    def usual(self) -> bool:
-        """Whether Pillow reads it, and rightly."""
-        if not self.colours or self.compression not in _UNPACKED:
-            return True
-        alone = self.samples == self.colours and not self.extra
-        with_opacity = self.colours == 3 and self.samples == 4 and self.extra in ((1,), (2,))
-        one_plane = self.samples == 1 or not self.planar
-        return self.kind == "u" and self.bits in (1, 2, 4, 8) and one_plane and (alone or with_opacity)
-
-
-def layout_of(data: bytes) -> Layout:
-    """Read the tags of a TIFF's first image.
-
-    Args:
-        data: the file.
-
-    Raises:
-        ImageError: a tag that is needed is missing or damaged, or the samples differ in their bits or kinds.
-    """
-    file = io.BytesIO(data)
-    tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(16 if data[2:3] == b"+" or data[3:4] == b"+" else 8))
-    first = tags.next
-    file.seek(first)
-    tags.load(file)
-    bits, kinds = _numbers(tags, 258, 1), _numbers(tags, 339, 1)
-    if len(set(bits)) > 1 or len(set(kinds)) > 1:
-        raise ImageError(f"a TIFF whose samples differ: {'/'.join(map(str, bits[:8]))} bits")
-    if kinds[0] not in _KINDS:
-        raise ImageError(f"a TIFF of complex numbers (SampleFormat {kinds[0]}), which can't be read")
-    width, height, photometric, samples, planar, compression = (
-        _numbers(tags, tag, default)[0]
-        for tag, default in ((256, 0), (257, 0), (262, 0), (277, len(bits)), (284, 1), (259, 1))
-    )
-    if min(width, height, samples) < 1:
-        raise ImageError("a TIFF that does not say how large it is")
-    extra = _numbers(tags, 338, None)
-    kind, more = _KINDS[kinds[0]], tags.next not in (0, first)
-    return Layout(tags, width, height, photometric, kind, bits[0], samples, extra, planar == 2, compression, more)
-
-
-def _numbers(tags: TiffImagePlugin.ImageFileDirectory_v2, tag: int, default: int | None) -> tuple[int, ...]:
-    """The whole numbers of a tag, or the default where it is missing."""
-    if tag not in tags:
-        return () if default is None else (default,)
-    try:
-        value: Any = tags[tag]
-        numbers = tuple(value) if isinstance(value, tuple | bytes) else (value,)
-    except Exception as error:  # Pillow raises whatever the bytes provoke
-        raise ImageError(f"a TIFF whose tag {tag} is damaged") from error
-    if not numbers or not all(isinstance(number, int) for number in numbers):
-        raise ImageError(f"a TIFF whose tag {tag} is damaged")
-    return numbers
-
-
-def turn_of(layout: Layout) -> object:
-    """The orientation that a TIFF names; anything but 1 to 8 means none."""
-    try:
-        return layout.tags.get(orientation.TAG)
-    except Exception:  # Pillow raises whatever the bytes provoke
-        return None
-
-
-def profile_of(layout: Layout) -> bytes:
-    """The ICC profile of a TIFF, or nothing."""
-    try:
-        profile = layout.tags.get(34675)
-    except Exception:  # Pillow raises whatever the bytes provoke
-        return b""
-    return profile if isinstance(profile, bytes) and len(profile) <= PROFILE_BYTES else b""
 
 
 def open_usual(data: bytes, layout: Layout) -> Tiff:
@@ -194,7 +73,7 @@ def read_samples(data: bytes, layout: Layout) -> Samples:
     planes = wanted if layout.planar else 1
     read = [_plane(data, layout, plane) for plane in range(planes)]
     values = np.concatenate(read, axis=2) if layout.planar else read[0][..., :wanted]
-    return Samples(values, layout.bits, _declared(layout), bool(layout.opacity), layout.photometric == _WHITE_IS_ZERO)
+    return Samples(values, layout.bits, _declared(layout), bool(layout.opacity), layout.photometric == WHITE_IS_ZERO)
 
 
 def _check(layout: Layout) -> None:
@@ -203,12 +82,12 @@ def _check(layout: Layout) -> None:
         raise ImageError(f"samples of {whole / 2**20:.0f} MiB; more than {_MOST_BYTES / 2**20:.0f} MiB are not read")
     if layout.samples < layout.colours or (layout.colours == 1 and layout.samples > 2):
         raise ImageError(f"a TIFF of {layout.samples} samples a pixel; which are red, green and blue it does not say")
-    if layout.colours == 4 and (layout.opacity or _numbers(layout.tags, 332, 1)[0] != 1):
+    if layout.colours == 4 and (layout.opacity or numbers_of(layout.tags, 332, 1)[0] != 1):
         raise ImageError("a TIFF of inks that are not only cyan, magenta, yellow and black, which can't be read")
     sizes = {"u": range(1, 65), "i": (8, 16, 32, 64), "f": (16, 32, 64)}[layout.kind]
     if layout.bits not in sizes or 32 < layout.bits < 64:
         raise ImageError(f"a TIFF of {layout.bits}-bit samples, which can't be read")
-    predictor = _numbers(layout.tags, 317, 1)[0]
+    predictor = numbers_of(layout.tags, 317, 1)[0]
     if predictor not in (1, 2, 3) or (predictor > 1 and layout.bits % 8) or (predictor == 3) > (layout.kind == "f"):
         raise ImageError(f"a TIFF whose predictor ({predictor}) does not fit its samples")
 
@@ -217,7 +96,7 @@ def _declared(layout: Layout) -> int:
     """How many bits MaxSampleValue or SMaxSampleValue say are used; 0 where they name no power of two."""
     for tag in (341, 281):
         try:
-            largest = max(_numbers(layout.tags, tag, 0))
+            largest = max(numbers_of(layout.tags, tag, 0))
         except ImageError:
             continue
         if largest > 0 and (largest + 1).bit_count() == 1:
@@ -244,9 +123,9 @@ class _Pieces:
 def _pieces(layout: Layout, plane: int) -> _Pieces:
     tiled = 322 in layout.tags
     tags = (324, 325) if tiled else (273, 279)
-    offsets, counts = (_numbers(layout.tags, tag, None) for tag in tags)
-    width = _numbers(layout.tags, 322, layout.width)[0] if tiled else layout.width
-    height = _numbers(layout.tags, 323 if tiled else 278, layout.height)[0]
+    offsets, counts = (numbers_of(layout.tags, tag, None) for tag in tags)
+    width = numbers_of(layout.tags, 322, layout.width)[0] if tiled else layout.width
+    height = numbers_of(layout.tags, 323 if tiled else 278, layout.height)[0]
     height = height if tiled else min(height, layout.height)
     if min(width, height) < 1 or width * height > 4 * max(layout.width * layout.height, 2**20):
         raise ImageError(f"a TIFF in pieces of {width} x {height} pixels")
@@ -286,7 +165,7 @@ def _unpack(stored: list[bytes], layout: Layout, pieces: _Pieces, row_bytes: int
     down = -(-high // pieces.height)
     tiled = pieces.across > 1 or 322 in layout.tags
     rows = down * pieces.height if tiled else high
-    fill = _numbers(layout.tags, 266, 1)[0]
+    fill = numbers_of(layout.tags, 266, 1)[0]
     fields = {256: row_bytes * pieces.across, 257: rows, 258: 8, 259: layout.compression, 262: 1, 266: fill, 277: 1}
     sizes = {322: row_bytes, 323: pieces.height} if tiled else {278: pieces.height}
     lengths = [len(piece) for piece in stored]
@@ -322,7 +201,7 @@ def _values(packed: npt.NDArray[np.uint8], layout: Layout, width: int, samples: 
     """Samples from bytes, rows × width of the pieces together × samples."""
     rows, across, _ = packed.shape
     many = width * samples
-    predictor = _numbers(layout.tags, 317, 1)[0]
+    predictor = numbers_of(layout.tags, 317, 1)[0]
     if layout.bits not in (8, 16, 32, 64):
         values = _bit_fields(packed, layout.bits, many)
     elif predictor == 3:
