@@ -14,7 +14,7 @@ import typer
 
 from ovlabel.cli.commands import Command
 from ovlabel.cli.exit_codes import OK, SOME_FAILED
-from ovlabel.cli.messages import send_to_stderr
+from ovlabel.cli.messages import others_line, send_to_stderr
 from ovlabel.cli.options import (
     AsJson,
     Classes,
@@ -188,7 +188,7 @@ def _print(result: RunResult, job: Job) -> None:
     for name in result.left_out:
         log.warning("%s: the folder can't be read; it was left out", printable(name))
     if not result.images and not result.vanished:
-        print(f"no images in {printable(result.folder)}")
+        print(": ".join(filter(None, [f"no images in {printable(result.folder)}", others_line(result.others)])))
         return
     if not (sys.stdout.isatty() or result.looked_at or result.vanished or not result.complete):
         return
@@ -205,6 +205,8 @@ def _print(result: RunResult, job: Job) -> None:
         parts += [f"{count} {what}"] if count else []
     out = printable(result.store)
     print(f"{result.annotated} of {result.images} images annotated ({', '.join(parts)}) in {out}")
+    if result.others:
+        print(others_line(result.others))
     if sys.stderr.isatty():
         _log_hints(result, job, out)
 

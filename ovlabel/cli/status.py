@@ -26,18 +26,22 @@ def status(store: StorePath) -> None:
     Example:
       ovlabel status images.ovlabel.zarr
     """
-    from ovlabel.run.listing import list_images
+    from ovlabel.cli.messages import others_line
+    from ovlabel.run.listing import Selection, list_folder
     from ovlabel.store.lock import owners
     from ovlabel.store.read import open_store
 
     opened = open_store(store)
     print(f"store      {printable(str(store))}")
     if opened.folder.is_dir():
-        items = list_images(opened.folder)
+        listing = list_folder(opened.folder, Selection())
+        items = listing.items
         gone = len(opened.records.keys() - {item.key for item in items})
         left = f", {gone} known ones are not there any more" if gone else ""
         counts = f"{len(items)} images, {len(opened.pending(items))} pending{left}"
         print(f"folder     {printable(str(opened.folder))} ({counts})")
+        if listing.others:
+            print(f"           {others_line(listing.others)}")
     else:
         print(f"folder     {printable(str(opened.folder))} (not there)")
     print(f"done       {len(opened)}")

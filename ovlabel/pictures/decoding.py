@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -146,6 +147,10 @@ def _check_whole(opened: ImageFile.ImageFile, stripped: Stripped) -> None:
 @functools.cache
 def _formats() -> list[str]:
     Image.init()
+    if find_spec("pillow_heif"):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener(thumbnails=False)
     return [name for name in FORMATS if name in Image.OPEN]
 
 

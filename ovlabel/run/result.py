@@ -28,6 +28,7 @@ class RunResult:
         removed: whether they were removed from the store.
         absent: listed paths that lead to no image.
         left_out: subfolders that can't be read.
+        others: how many files of other kinds were not looked at, by suffix, most first ("": without one).
         seconds: that the run took.
     """
 
@@ -46,6 +47,7 @@ class RunResult:
     removed: bool
     absent: list[str]
     left_out: list[str]
+    others: dict[str, int]
     seconds: float
 
     @classmethod
@@ -75,6 +77,7 @@ class RunResult:
             removed=job.removed,
             absent=plan.listing.absent,
             left_out=plan.listing.left_out,
+            others=plan.listing.others,
             seconds=round(seconds, 3),
         )
 
