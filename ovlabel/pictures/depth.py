@@ -13,7 +13,7 @@ from ovlabel.pictures import jpeg2000
 from ovlabel.pictures.samples import Samples
 from ovlabel.pictures.stripping import Stripped
 
-_DARK = 64  # high bytes that are all below this leave two or more of the 16 bits unused
+_DARK = 64  # high bytes, rounded or not, that are at most this may leave two or more of the 16 bits unused
 
 
 def samples_of(opened: ImageFile.ImageFile, tiles: list[ImageFile._Tile], stripped: Stripped) -> Samples | None:
@@ -36,7 +36,7 @@ def samples_of(opened: ImageFile.ImageFile, tiles: list[ImageFile._Tile], stripp
         return Samples(np.asarray(opened)[..., None], bits, declared)
     raw = _raw_mode(tiles)
     wide = raw.endswith(";16B") or (opened.format == "JPEG2000" and jpeg2000.depth_of(stripped.data) == 16)
-    if not (wide or _is_wide_ppm(tiles)) or declared == 16 or not 0 < _top(opened) < _DARK:
+    if not (wide or _is_wide_ppm(tiles)) or declared == 16 or _top(opened) > _DARK:
         return None
     if opened.format == "PPM":
         size = opened.width * opened.height * 3

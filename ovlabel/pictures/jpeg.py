@@ -55,20 +55,22 @@ def strip(data: bytes) -> Stripped:
     cut = not ended and scans.count > 0
     if cut and not scans.complete:
         raise ImageError("image file is truncated: scans are missing")
+    whole = b"".join(kept)
     if ended or cut:
-        kept.append(END)
-    return Stripped(b"".join(kept), notes.exif, notes.profile(), False, cut=cut)
+        whole = whole.rstrip(b"\xff") + END  # half of the end may be there
+    return Stripped(whole, notes.exif, notes.profile(), False, cut=cut)
 
 
-def with_noise(data: bytes) -> bytes:
-    """A JPEG whose end was missing, with other bytes in place of what may be missing before it.
+def continuations(data: bytes) -> Iterator[bytes]:
+    """A JPEG whose end was missing, with different bytes in place of what may be missing before it.
 
     Where its pixels stay as they were, nothing was missing but the end.
 
     Args:
         data: `Stripped.data` of a JPEG that is cut.
     """
-    return data.removesuffix(END) + bytes((37 * n * n + 11 * n) % 255 for n in range(1024)) + END
+    for filler in (b"\xaa", b"\xfe"):  # as bits: codes of every length begin in one of them
+        yield data.removesuffix(END) + 1024 * filler + END
 
 
 def _parts(data: bytes) -> Iterator[_Part]:

@@ -70,10 +70,11 @@ def _bits_used(samples: Samples, top: int) -> tuple[int, bool]:
     """How many bits of the samples are used, and whether that is guessed from the largest value."""
     if 0 < top.bit_length() <= samples.declared:
         return samples.declared, False
+    most = samples.bits - (samples.values.dtype.kind == "i")
     if samples.declared or top == 0 or samples.bits not in (16, 32, 64):
-        return samples.bits, False
-    bits = next(bits for bits in _USUAL_BITS if top < 2**bits)
-    return bits, bits < samples.bits
+        return most, False
+    bits = min(most, next(bits for bits in _USUAL_BITS if top < 2**bits))
+    return bits, bits < most
 
 
 def _float_scale(colours: npt.NDArray[Any]) -> tuple[float, bool]:
