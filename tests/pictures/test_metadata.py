@@ -167,7 +167,7 @@ def test_the_metadata_of_a_jpeg_may_be_anything() -> None:
         b"\xff\xe2\x00\x10MPF\0nonsense.." + b"\xff\xe2\x00\x02",
         b"\xff\xed\x00\x1cPhotoshop 3.0\0" + b"8BIM" + b"\xff" * 8,
         b"\xff\xfe\x00\x04hi",
-        b"garbage between segments",
+        b"\xff\xfe\x00\x04hi" + b"garbage between segments",
     ):
         np.testing.assert_array_equal(decode(data[:2] + segment + data[2:]), whole)
 

@@ -80,6 +80,7 @@ FORMATS: dict[str, tuple[tuple[str, str, dict[str, Any]], ...]] = {
     "pbm": (("1", "PPM", {}),),
     "pnm": (("RGB", "PPM", {"words": True}), ("L", "PPM", {"words": True}), ("F", "PPM", {}), ("RGBA", "PPM", {})),
     "tga": (("RGB", "TGA", {}), ("RGBA", "TGA", {"compression": "tga_rle"}), ("P", "TGA", {}), ("L", "TGA", {})),
+    "avif": (("RGB", "AVIF", {}), ("RGBA", "AVIF", {"quality": 90, "exif": 6})),
     "jp2": (
         ("RGB", "JPEG2000", {}),
         ("RGB", "JPEG2000", {"irreversible": True, "no_jp2": True}),
@@ -87,7 +88,9 @@ FORMATS: dict[str, tuple[tuple[str, str, dict[str, Any]], ...]] = {
         ("RGBA", "JPEG2000", {}),
     ),
 }
-SAME = {"jfif": "jpeg", "jpe": "jpeg", "jpg": "jpeg", "tif": "tiff"}
+SAME = dict.fromkeys(("jfi", "jfif", "jif", "jpe", "jpg", "mpo", "pjp", "pjpeg"), "jpeg")
+SAME |= dict.fromkeys(("j2c", "j2k", "jpc", "jpf", "jpx"), "jp2")
+SAME |= {"tif": "tiff", "apng": "png", "avifs": "avif", "pfm": "pnm"}
 
 
 def whole_file(mode: str, kind: str, options: dict[str, Any]) -> bytes:
@@ -188,7 +191,7 @@ def test_a_damaged_file_gives_an_image_or_a_one_line_error(name: str) -> None:
 
 
 def test_every_suffix_has_its_format() -> None:
-    names = {suffix[1:] for suffix in SUFFIXES}
+    names = {suffix[1:] for suffix in SUFFIXES} - {"heic", "heif", "hif"}  # with pillow-heif alone
     assert {SAME.get(name, name) for name in names} == FORMATS.keys()
 
 
