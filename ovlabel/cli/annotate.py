@@ -13,7 +13,7 @@ import typer
 
 from ovlabel.cli.commands import Command
 from ovlabel.cli.exit_codes import OK, SOME_FAILED
-from ovlabel.cli.messages import say, say_json, send_to_stderr
+from ovlabel.cli.messages import others_line, say, say_json, send_to_stderr
 from ovlabel.cli.options import (
     AsJson,
     Classes,
@@ -199,7 +199,7 @@ def _print(result: RunResult, job: Job) -> None:
         log.warning("%s: the folder can't be read; it was left out", printable(name))
     if not (result.images or result.vanished or result.deleted):
         listed = f"none of the {len(result.absent)} paths of --list is an image" if result.absent else "no images"
-        say(f"{listed} in {result.folder}")
+        say(": ".join(filter(None, [f"{listed} in {result.folder}", others_line(result.others)])))
         return
     if not (sys.stdout.isatty() or result.looked_at or result.vanished or result.deleted or not result.complete):
         return
@@ -210,11 +210,15 @@ def _print(result: RunResult, job: Job) -> None:
         (len(result.vanished), "removed" if result.removed else "no longer in the folder (--prune)"),
         (len(result.absent), "not found"),
         (result.more_frames, "with further frames that were not read"),
+        (result.more_bands, "with further bands that were not read"),
+        (result.guessed_range, "whose range of brightness was guessed"),
         (result.reduced, f"decided at {job.plan.config.labels.max_finish_pixels / 1e6:g} megapixels"),
     ):
         parts += [f"{count} {what}"] if count else []
     out = printable(result.store)
     say(f"{result.annotated} of {result.images} images annotated ({', '.join(parts)}) in {out}")
+    if result.others:
+        say(others_line(result.others))
     if sys.stderr.isatty():
         _log_hints(result, job, out)
 

@@ -13,11 +13,13 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from ovlabel.errors import printable
+
+_KINDS_NAMED = 5
 
 
 def say(line: str = "") -> None:
@@ -122,3 +124,23 @@ def stdout_failure() -> OSError | None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         return error
     return None
+
+
+def others_line(others: Mapping[str, int]) -> str:
+    """What to say of the files of a folder that were not looked at; nothing where there are none.
+
+    Args:
+        others: how many there are by suffix, most first; "" stands for those without one.
+
+    Example:
+        >>> others_line({".mov": 2, "": 1})
+        '3 files of other kinds were not looked at (.mov 2, without suffix 1)'
+    """
+    if not others:
+        return ""
+    many = sum(others.values())
+    named = [f"{printable(suffix) or 'without suffix'} {count}" for suffix, count in others.items()]
+    shown = named[:_KINDS_NAMED] + ["…"] * (len(named) > _KINDS_NAMED)
+    files = "1 file of another kind was" if many == 1 else f"{many} files of other kinds were"
+    hint = "; pip install 'ovlabel[heif]' for .heic" if others.keys() & {".heic", ".heif", ".hif"} else ""
+    return f"{files} not looked at ({', '.join(shown)}){hint}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ovlabel.cli.commands import Command
-from ovlabel.cli.messages import say, say_all
+from ovlabel.cli.messages import others_line, say, say_all
 from ovlabel.cli.options import StorePath
 from ovlabel.errors import StoreError, printable
 
@@ -37,7 +37,10 @@ def status(store: StorePath) -> None:
     opened = open_store(store)
     say(f"store      {printable(str(store))}")
     if opened.folder.is_dir():
-        say(f"folder     {printable(str(opened.folder))} ({_compared(opened)})")
+        compared, others = _compared(opened)
+        say(f"folder     {printable(str(opened.folder))} ({compared})")
+        if others:
+            say(f"           {others}")
     else:
         say(f"folder     {printable(str(opened.folder))} (not there)")
     say(f"done       {len(opened)}")
@@ -59,18 +62,19 @@ def status(store: StorePath) -> None:
         say(f"failed: {printable(key)}: {record.stage}: {record.error} ({record.exception}; {times} {record.time})")
 
 
-def _compared(store: Store) -> str:
-    """How the folder and the store differ; where the store is large, by the names of the images alone."""
-    from ovlabel.run.listing import find_images
+def _compared(store: Store) -> tuple[str, str]:
+    """How folder and store differ (where the store is large, by the names alone), and what else lies in the folder."""
+    from ovlabel.run.listing import Selection, list_folder
 
     known = store.records
     by_name = len(known) > _BY_NAME
-    images = find_images(store.folder, by_name=by_name)
+    listing = list_folder(store.folder, Selection(), by_name=by_name)
+    images = listing.items
     pending = len(set(images.keys).difference(known)) if by_name else len(store.pending(images))
     gone = len(set(known).difference(images.keys))
     left = f", {gone} known ones are not there any more" if gone else ""
     alone = " by their names alone (annotate compares sizes and times)" if by_name else ""
-    return f"{len(images)} images, {pending} pending{alone}{left}"
+    return f"{len(images)} images, {pending} pending{alone}{left}", others_line(listing.others)
 
 
 def _run_lines(store: Store) -> list[str]:

@@ -7,22 +7,38 @@ import errno
 import logging
 import os
 import zlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from pathlib import Path
 from stat import S_ISREG
 
 from ovlabel.errors import ConfigError, printable
+from ovlabel.files import passed_over
 from ovlabel.store.layout import Shard
 from ovlabel.types import ImageItem, ImageList
 
 log = logging.getLogger("ovlabel")
 
+_HEIF = ("heic", "heif", "hif") if find_spec("pillow_heif") else ()
 SUFFIXES = frozenset(
     f".{name}"
-    for name in "bmp dib gif jfif jp2 jpe jpeg jpg pbm pgm png pnm ppm tga tif tiff webp".split()  # noqa: SIM905
+    for name in (
+        *"apng avif avifs bmp dib gif j2c j2k jfi jfif jif jp2 jpc jpe jpeg jpf jpg jpx mpo pbm pfm pgm".split(),  # noqa: SIM905
+        *"pjp pjpeg png pnm ppm tga tif tiff webp".split(),  # noqa: SIM905
+        *_HEIF,
+    )
 )
+_SIDECARS = frozenset(  # of files that lie beside images and are none; they are not counted
+    f".{name}"
+    for name in (
+        *"aae bib cfg csv htm html ini ipynb json jsonl lnk log mat md md5 npy npz py rst sh sha256".split(),  # noqa: SIM905
+        *"srt thm toml tsv txt url vtt xml xmp yaml yml".split(),  # noqa: SIM905
+    )
+)
+_MOST_KINDS, _OF_OTHERS = 100, "others"  # suffixes that are counted apart; a folder may hold a million of them
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # deleted meanwhile, a link to a missing file, a link to itself
 
 
@@ -32,7 +48,8 @@ class Selection:
 
     Attributes:
         include: shell patterns of keys, in which `*` matches slashes too; an image must match one. Empty: all images.
-        exclude: shell patterns of keys that are left out.
+        exclude: shell patterns of keys that are left out, or paths of folders. A folder of which all is left out is
+            not entered.
         names: paths, relative to the folder or absolute inside it, or None to search the folder.
         shard: the only shard whose keys are taken, or None.
         limit: the most pending images that are annotated, or None.
@@ -59,7 +76,20 @@ class Selection:
         if self.shard is not None and zlib.crc32(os.fsencode(key)) % self.shard.count != self.shard.index - 1:
             return False
         included = not self.include or any(fnmatchcase(key, pattern) for pattern in self.include)
-        return included and not any(fnmatchcase(key, pattern) for pattern in self.exclude)
+        return included and not any(
+            fnmatchcase(key, pattern) or key.startswith(f"{pattern.rstrip('/')}/") for pattern in self.exclude
+        )
+
+    def enters(self, prefix: str) -> bool:
+        """Whether the patterns leave anything of a folder.
+
+        Args:
+            prefix: its path, ending in a slash.
+        """
+        return not any(
+            (pattern.endswith("*") and fnmatchcase(prefix, pattern)) or prefix.startswith(f"{pattern.rstrip('/')}/")
+            for pattern in self.exclude
+        )
 
 
 @dataclass
@@ -71,12 +101,16 @@ class Listing:
         keys: the keys of all images in the folder, sorted, or None if it was not searched.
         absent: the names among `Selection.names` that are no images.
         left_out: subfolders that can't be read, each ending in a slash.
+        excluded: subfolders that the selection excludes whole, likewise.
+        others: how many files of other kinds were not looked at, by suffix, most first ("": without one).
     """
 
     items: ImageList
     keys: list[str] | None
     absent: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    excluded: list[str] = field(default_factory=list)
+    others: dict[str, int] = field(default_factory=dict)
 
     def vanished(self, folder: Path, known: Iterable[str]) -> list[str]:
         """The keys of images that are no longer in the folder, sorted.
@@ -86,29 +120,33 @@ class Listing:
             known: the keys to check, such as those of a store.
 
         Returns:
-            Nothing if the folder was not searched; no keys below a subfolder that can't be read.
+            Nothing if the folder was not searched; no keys below a subfolder that can't be read or was excluded.
         """
         if self.keys is None:
             return []
-        unread = tuple(f"{name.rstrip('/')}/" for name in self.left_out)
+        unread = tuple(f"{name.rstrip('/')}/" for name in [*self.left_out, *self.excluded])
         gone = (key for key in set(known).difference(self.keys) if not key.startswith(unread or "\0"))
         return sorted(key for key in gone if not os.path.lexists(folder / key))
 
 
-def list_folder(folder: Path, selection: Selection) -> Listing:
+def list_folder(folder: Path, selection: Selection, *, by_name: bool = False) -> Listing:
     """List the images of a folder that a run selects.
 
     Args:
         folder: it is searched with all its subfolders, unless the selection names paths.
         selection: which images.
+        by_name: leave sizes and times 0 where the folder is searched, which takes a third of the time.
 
     Raises:
         ConfigError: `folder` is no readable folder, or a named path lies outside it.
     """
     if selection.names is None:
-        left_out: list[str] = []
-        everything = find_images(folder, left_out)
-        return Listing(_taken(everything, selection), everything.keys, left_out=left_out)
+        _check_folder(folder)
+        met = _Met(selection)
+        found = ImageList.of(folder, _walk(folder, met, by_name))
+        everything = found.take(sorted(range(len(found)), key=found.keys.__getitem__))
+        others = dict(met.others.most_common())
+        return Listing(_taken(everything, selection), everything.keys, [], met.left_out, met.excluded, others)
     absent: list[str] = []
     named = list_named(folder, selection.names, absent)
     found = ImageList.of(folder, ((item.key, item.size, item.mtime_ns) for item in named))
@@ -159,8 +197,9 @@ def parse_names(data: bytes) -> tuple[str, ...]:
 def list_images(folder: Path, left_out: list[str] | None = None) -> list[ImageItem]:
     """Every image in a folder and its subfolders, sorted by key.
 
-    A file is an image if its suffix is one of SUFFIXES, in upper or lower case. Hidden files and folders, Zarr stores
-    and links to folders are skipped, so that links can make no endless loop; a link to a file counts as the file.
+    A file is an image if its suffix is one of SUFFIXES, in upper or lower case. Files and folders that are hidden or
+    belong to a system, Zarr stores and links to folders are skipped, so that links can make no endless loop; a link to
+    a file counts as the file.
 
     Args:
         folder: where to search.
@@ -169,23 +208,10 @@ def list_images(folder: Path, left_out: list[str] | None = None) -> list[ImageIt
     Raises:
         ConfigError: `folder` is no readable folder.
     """
-    return list(find_images(folder, left_out))
-
-
-def find_images(folder: Path, left_out: list[str] | None = None, *, by_name: bool = False) -> ImageList:
-    """The same as `list_images`, without an object for every image.
-
-    Args:
-        folder: where to search.
-        left_out: receives the subfolders that can't be read completely.
-        by_name: leave sizes and times 0, which takes a third of the time.
-
-    Raises:
-        ConfigError: `folder` is no readable folder.
-    """
-    _check_folder(folder)
-    found = ImageList.of(folder, _walk(folder, [] if left_out is None else left_out, by_name))
-    return found.take(sorted(range(len(found)), key=found.keys.__getitem__))
+    listing = list_folder(folder, Selection())
+    if left_out is not None:
+        left_out += listing.left_out
+    return list(listing.items)
 
 
 def _check_folder(folder: Path) -> None:
@@ -193,7 +219,33 @@ def _check_folder(folder: Path) -> None:
         raise ConfigError(f"no folder {folder}")
 
 
-def _walk(root: Path, left_out: list[str], by_name: bool) -> Iterator[tuple[str, int, int]]:
+@dataclass
+class _Met:
+    """What a walk through a folder meets that is no image; see `Listing`."""
+
+    selection: Selection = field(default_factory=Selection)
+    left_out: list[str] = field(default_factory=list)
+    excluded: list[str] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
+
+    def enters(self, prefix: str, name: str) -> bool:
+        """Whether the walk goes into a subfolder."""
+        if name.lower().endswith(".zarr"):
+            return False
+        if self.selection.enters(f"{prefix}{name}/"):
+            return True
+        self.excluded.append(f"{prefix}{name}/")
+        return False
+
+    def count(self, prefix: str, entry: os.DirEntry[str]) -> None:
+        """Count a file that has no suffix of an image, unless it is one of those that lie beside images."""
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if suffix not in _SIDECARS and entry.is_file() and self.selection.takes(prefix + entry.name):
+            many = len(self.others) >= _MOST_KINDS and suffix not in self.others
+            self.others[_OF_OTHERS if many else suffix] += 1
+
+
+def _walk(root: Path, met: _Met, by_name: bool) -> Iterator[tuple[str, int, int]]:
     """Key, size and modification time of every image, in no order."""
     folders = [("", root)]
     while folders:
@@ -205,15 +257,18 @@ def _walk(root: Path, left_out: list[str], by_name: bool) -> Iterator[tuple[str,
         except OSError as error:
             unread = error
         for entry in entries:
-            if entry.name.startswith("."):
+            if passed_over(entry.name):
                 continue
             try:
                 if entry.is_dir(follow_symlinks=False):
-                    if not entry.name.lower().endswith(".zarr"):
+                    if met.enters(prefix, entry.name):
                         folders.append((f"{prefix}{entry.name}/", Path(entry.path)))
-                elif by_name and _has_suffix(entry.name) and entry.is_file():
-                    yield prefix + entry.name, 0, 0
-                elif not by_name and _has_suffix(entry.name):
+                elif not _has_suffix(entry.name):
+                    met.count(prefix, entry)
+                elif by_name:
+                    if entry.is_file():
+                        yield prefix + entry.name, 0, 0
+                else:
                     stat = entry.stat()
                     if S_ISREG(stat.st_mode):
                         yield prefix + entry.name, stat.st_size, stat.st_mtime_ns
@@ -225,7 +280,7 @@ def _walk(root: Path, left_out: list[str], by_name: bool) -> Iterator[tuple[str,
         if not prefix:
             raise ConfigError(f"cannot read folder {folder}: {unread.strerror}") from unread
         log.warning("folder %s was left out: %s", printable(prefix), unread.strerror)
-        left_out.append(prefix)
+        met.left_out.append(prefix)
 
 
 def _has_suffix(name: str) -> bool:

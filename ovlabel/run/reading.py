@@ -127,8 +127,9 @@ def read_image(item: ImageItem, known: Known) -> Reading:
         if same := _same_content(item, content, known):
             return Reading(same, before, entry=(same, None))
         stage = "decode"
-        pixels, more_frames = decode_first(content.data)
-        return Reading(replace(record, more_frames=more_frames), before, pixels)
+        found = decode_first(content.data)
+        kept = {name: value for name, value in found._asdict().items() if name != "pixels"}
+        return Reading(replace(record, **kept), before, found.pixels)
     except VanishedError:
         vanished = replace(record, outcome=VANISHED)
         return Reading(vanished, before, entry=(vanished, None))

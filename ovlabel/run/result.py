@@ -24,12 +24,15 @@ class RunResult:
         unread: keys of those that were taken, are neither done nor failed, and do not count as deleted (`was_deleted`).
         deleted: keys of those whose file was deleted before its turn.
         more_frames: how many hold further frames or pages; the first was annotated.
+        more_bands: how many hold samples that are neither colour nor opacity, such as infrared.
+        guessed_range: how many do not say how many bits of their samples are used.
         reduced: how many are so large that their labels were decided on `labels.max_finish_pixels`.
         failed: key, stage, exception, error, time and attempts of each that failed, now or in an earlier run.
         vanished: keys of annotated images that have left the folder.
         removed: whether they were removed from the store.
         absent: listed paths that lead to no image.
         left_out: subfolders that can't be read.
+        others: how many files of other kinds were not looked at, by suffix, most first ("": without one).
         seconds: that the run took.
     """
 
@@ -42,12 +45,15 @@ class RunResult:
     unread: list[str]
     deleted: list[str]
     more_frames: int
+    more_bands: int
+    guessed_range: int
     reduced: int
     failed: list[dict[str, Any]]
     vanished: list[str]
     removed: bool
     absent: list[str]
     left_out: list[str]
+    others: dict[str, int]
     seconds: float
 
     @classmethod
@@ -72,12 +78,15 @@ class RunResult:
             unread=unread,
             deleted=deleted,
             more_frames=tally.more_frames,
+            more_bands=tally.more_bands,
+            guessed_range=tally.guessed_range,
             reduced=tally.reduced,
             failed=[{name: getattr(record, name) for name in kept} for record in job.failures().values()],
             vanished=job.vanished,
             removed=job.removed,
             absent=plan.listing.absent,
             left_out=plan.listing.left_out,
+            others=plan.listing.others,
             seconds=round(seconds, 3),
         )
 

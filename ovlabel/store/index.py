@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     Column = npt.NDArray[Any]
 
 DONE, FAILED, REMOVED, UNOPENED, MORE_FRAMES, REDUCED = 1, 2, 4, 8, 16, 32  # the bits of a state
+MORE_BANDS, GUESSED_RANGE = 64, 128
 _OUTCOMES = {"done": DONE, "failed": FAILED, "removed": REMOVED}
 _VERSION = 1
 _TYPES = {  # of the columns, in the order of `_row`
@@ -55,7 +56,8 @@ def state_of(record: Record) -> int:
     """The state of an image in bits: its outcome, and what a run wants to know of many images at once."""
     bits = _OUTCOMES.get(record.outcome, FAILED)
     bits |= UNOPENED if record.outcome == "failed" and record.stage == "open" else 0
-    return bits | (MORE_FRAMES if record.more_frames else 0) | (REDUCED if record.reduced else 0)
+    bits |= (MORE_FRAMES if record.more_frames else 0) | (REDUCED if record.reduced else 0)
+    return bits | (MORE_BANDS if record.more_bands else 0) | (GUESSED_RANGE if record.guessed_range else 0)
 
 
 def stamp(store: Path, name: str) -> Stamp | None:
@@ -260,7 +262,7 @@ def _unpacked(data: bytes, identity: str) -> Index:
     columns = {name: parts[name] for name in _TYPES}
     if any(columns[name].dtype != kind or columns[name].shape != (len(keys),) for name, kind in _TYPES.items()):
         raise ValueError("columns that do not fit")
-    for name, most in (("commits", len(names)), ("arrays", len(names)), ("lines", 2**31), ("states", 64)):
+    for name, most in (("commits", len(names)), ("arrays", len(names)), ("lines", 2**31), ("states", 256)):
         if len(keys) and not (columns[name].min() >= 0 and columns[name].max() < most):
             raise ValueError(f"{name} that lead nowhere")
     if not keys or not all(all(map(lt, values, islice(values, 1, None))) for values in (names, keys)):

@@ -27,6 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ovlabel.errors import StoreError, printable, short
+from ovlabel.files import passed_over
 from ovlabel.store import inside
 
 FORMAT = 2
@@ -210,12 +211,12 @@ def _names(folder: Path) -> Iterator[str]:
 
     for _, folders, plain in os.walk(folder, onerror=stop):
         yield from (*folders, *plain)
-        folders[:] = [name for name in folders if not _is_foreign(name) and not name.startswith(".")]
+        folders[:] = [name for name in folders if not _is_foreign(name) and not passed_over(name)]
 
 
 def _is_foreign(name: str) -> bool:
     """Whether a file or folder of this name shows that a folder is not one in which a store was begun."""
-    return name not in (CHUNKS, METADATA) and not name.endswith(".partial") and not name.startswith(".")
+    return name not in (CHUNKS, METADATA) and not name.endswith(".partial") and not passed_over(name)
 
 
 @contextlib.contextmanager

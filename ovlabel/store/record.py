@@ -32,6 +32,8 @@ class Record:
         time: when it failed, ISO 8601 in UTC.
         attempts: how often this file has failed.
         more_frames: the file holds further frames or pages; the first was annotated.
+        more_bands: the file holds samples that are neither colour nor opacity; they were not used.
+        guessed_range: the file does not say how many bits of its samples are used; their largest value decided.
         height: of the label map, in pixels.
         width: of the label map, in pixels.
         working: height and width of the probability maps, in pixels.
@@ -58,6 +60,8 @@ class Record:
     time: str = ""
     attempts: int = 0
     more_frames: bool = False
+    more_bands: bool = False
+    guessed_range: bool = False
     height: int = 0
     width: int = 0
     working: tuple[int, int] = (0, 0)

@@ -14,6 +14,8 @@ from ovlabel.store.commits import Commits, read_commit, read_commits, stamps
 from ovlabel.store.index import (
     DONE,
     FAILED,
+    GUESSED_RANGE,
+    MORE_BANDS,
     MORE_FRAMES,
     REDUCED,
     UNOPENED,
@@ -41,12 +43,16 @@ class Tally:
     Attributes:
         done: how many of them are annotated.
         more_frames: how many of these hold further frames or pages.
+        more_bands: how many of these hold samples that are neither colour nor opacity.
+        guessed_range: how many of these do not say how many bits of their samples are used.
         reduced: for how many of these labels were decided on fewer pixels than asked.
         failed: the keys of those that failed, in the order of the images.
     """
 
     done: int = 0
     more_frames: int = 0
+    more_bands: int = 0
+    guessed_range: int = 0
     reduced: int = 0
     failed: list[str] = field(default_factory=list)
 
@@ -153,7 +159,9 @@ class Records(Mapping[str, Record]):
         def having(bits: int) -> int:
             return sum(count for state, count in counts.items() if state & bits == bits)
 
-        return Tally(having(DONE), having(DONE | MORE_FRAMES), having(DONE | REDUCED), failed)
+        flags = (MORE_FRAMES, MORE_BANDS, GUESSED_RANGE, REDUCED)
+        frames, bands, guessed, reduced = (having(DONE | flag) for flag in flags)
+        return Tally(having(DONE), frames, bands, guessed, reduced, failed)
 
     def like(self, sha256: str) -> Record | None:
         """The record of a done image with this content; see `Store.like`."""

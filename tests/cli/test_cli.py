@@ -11,6 +11,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,37 @@ def test_an_empty_folder_is_said_to_be_empty(ovlabel: Run, tmp_path: Path, optio
     assert said.code == 0
     assert said.out == f"no images in {tmp_path / 'in'}\n"
     assert list(tmp_path.glob("*.zarr")) == []
+
+
+def test_a_folder_of_other_files_alone_is_not_passed_over_in_silence(
+    ovlabel: Run, tmp_path: Path, options: list[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.mov", "b.mov", "c.raw", "x.\x1b[31m", "none", "words.txt"):
+        (tmp_path / "in" / name).touch()
+    said = ovlabel("annotate", tmp_path / "in", *options)
+    counted = "5 files of other kinds were not looked at (.mov 2, "
+    assert said.out.startswith(f"no images in {tmp_path / 'in'}: {counted}")
+    assert "without suffix 1" in said.out
+    assert said.out.rstrip("\n").isprintable()
+    found = json.loads(ovlabel("annotate", tmp_path / "in", "--json", *options).out)["others"]
+    assert (found[".mov"], found[".raw"], found[""]) == (2, 1, 1)
+
+
+def test_other_files_are_told_of_by_the_summary_and_by_status(
+    ovlabel: Run, photographs: Path, options: list[str], tmp_path: Path
+) -> None:
+    (photographs / "telephone.heic").touch()
+    hint = "" if find_spec("pillow_heif") else "; pip install 'ovlabel[heif]' for .heic"
+    (photographs / "film.mov").touch()
+    many = "1 file of another kind was" if find_spec("pillow_heif") else "2 files of other kinds were"
+    for said in (
+        ovlabel("annotate", photographs, *options),
+        ovlabel("status", tmp_path / "photographs.ovlabel.zarr"),
+    ):
+        assert f"{many} not looked at (" in said.out
+        assert ".mov 1" in said.out
+        assert hint in said.out
 
 
 def test_as_a_module_it_is_the_same(photographs: Path, options: list[str], annotated: Path) -> None:

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ovlabel.errors import ConfigError, ImageError, VanishedError
-from ovlabel.pictures import read
+from ovlabel.pictures import colour, limits, read, samples
 from ovlabel.pictures.read import decode, decode_first, read_file
 from ovlabel.run.listing import SUFFIXES, list_images, list_named
 
@@ -692,7 +692,7 @@ def test_a_side_beyond_the_limit_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP", "JPEG2000", "TGA", "PPM"])
 def test_the_limit_of_pixels_does_not_depend_on_pillows_own_limit(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(limits, "MAX_PIXELS", 1000)
     fits, larger = (file_bytes(Image.new("RGB", size, "red"), kind) for size in ((40, 25), (43, 24)))
     for limit in (10, None, 10**9):  # of the program that ovlabel is part of
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
@@ -768,7 +768,8 @@ def test_converting_in_bands_gives_the_same_pixels(mode: str, monkeypatch: pytes
     data = file_bytes(image, kind, **({"transparency": 7} if mode == "P" else {}))
     whole = decode(data)
     for pixels in (1, 17 * 4, 17 * 23):
-        monkeypatch.setattr(read, "_BAND_PIXELS", pixels)
+        monkeypatch.setattr(colour, "_BAND_PIXELS", pixels)
+        monkeypatch.setattr(samples, "_BAND_PIXELS", pixels)
         np.testing.assert_array_equal(decode(data), whole)
 
 
@@ -784,11 +785,11 @@ def test_further_frames_are_reported(kind: str) -> None:
     first, *others = frames_of(kind)
     options = {"lossless": True} if kind == "WEBP" else {}
     several = file_bytes(first, kind, save_all=True, append_images=others, **options)
-    image, more = decode_first(several)
+    image, more, *_ = decode_first(several)
     assert more
     np.testing.assert_array_equal(image, np.asarray(first.convert("RGB")))
     np.testing.assert_array_equal(image, decode(several))
-    alone, more = decode_first(file_bytes(first, kind, **options))
+    alone, more, *_ = decode_first(file_bytes(first, kind, **options))
     assert not more
     np.testing.assert_array_equal(image, alone)
 
@@ -803,7 +804,7 @@ def test_the_previews_of_a_phones_jpeg_are_no_frames() -> None:
     data = file_bytes(first, "MPO", save_all=True, append_images=others)
     with Image.open(io.BytesIO(data)) as opened:
         assert opened.format == "MPO"
-    image, more = decode_first(data)
+    image, more, *_ = decode_first(data)
     assert not more
     assert image.shape == (24, 32, 3)
 
@@ -822,7 +823,7 @@ def test_damage_after_the_first_frame_does_not_refuse_the_file(kind: str) -> Non
                     opened.load()
             except Exception:
                 continue
-        image, more = decode_first(data[:cut])
+        image, more, *_ = decode_first(data[:cut])
         np.testing.assert_array_equal(image, single)
         decoded.add(more)
     assert decoded == {True, False} if kind == "GIF" else decoded == {True}

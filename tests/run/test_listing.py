@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ovlabel.errors import BusyError, ConfigError, RunError
 from ovlabel.run.job import Job, default_store, prepare
-from ovlabel.run.listing import Selection, list_named, parse_names, parse_shard
+from ovlabel.run.listing import Selection, list_folder, list_named, parse_names, parse_shard
 from ovlabel.run.options import RunOptions
 from ovlabel.store.layout import Shard
 from ovlabel.store.lock import locked
@@ -359,3 +359,69 @@ def test_a_file_that_changes_between_listing_and_reading_is_recorded_as_it_was_r
     list(job.run(make=fake.make))
     assert open_store(job.plan.out)["top.png"].labels.shape == pixels.shape[:2]
     assert run(folder, fake).pending == [], "what was read is what is there"
+
+
+# ---------------------------------------------------------------- what is no image
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+def test_files_of_other_kinds_are_counted_by_suffix(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.mov", "d/c.MOV", "d/e", "f.jpg?size=large", "g.dng")
+    touch(tmp_path, "a.txt", "a.xmp", "a.JSON", ".hidden", "Thumbs.db", "@eaDir/h.mov", "x.zarr/zarr.bin")
+    (tmp_path / "gone.mov").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    listing = list_folder(tmp_path, Selection())
+    assert [item.key for item in listing.items] == ["a.jpg"]
+    assert listing.others == {".mov": 2, "": 1, ".jpg?size=large": 1, ".dng": 1}
+    assert next(iter(listing.others)) == ".mov"
+    assert list_folder(tmp_path, Selection(include=("*.jpg",))).others == {}
+    assert list_folder(tmp_path, Selection(exclude=("d/*",))).others[".mov"] == 1
+
+
+def test_suffixes_without_number_are_counted_together(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"a.x{number}" for number in range(150)))
+    others = list_folder(tmp_path, Selection()).others
+    assert (len(others), sum(others.values()), others["others"]) == (101, 150, 50)
+
+
+SYSTEMS = ["lost+found", "System Volume Information", "@eaDir", "#recycle", "$RECYCLE.BIN", ".ipynb_checkpoints"]
+
+
+@pytest.mark.parametrize("name", [*SYSTEMS, "__MACOSX", "LOST.DIR", "d/@eaDir"])
+def test_folders_of_a_system_are_not_entered(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "a.jpg", "d/b.jpg", f"{name}/c.jpg", f"{name}/deep/d.jpg", "._a.jpg")
+    listing = list_folder(tmp_path, Selection())
+    assert [item.key for item in listing.items] == ["a.jpg", "d/b.jpg"]
+    assert (listing.left_out, listing.others) == ([], {})
+
+
+@pytest.mark.parametrize("pattern", ["closed/*", "closed*", "*closed/*", "closed", "closed/", "closed/**"])
+def test_a_folder_that_is_excluded_is_not_entered(
+    pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a.jpg", "closed/b.jpg", "closed/in/c.jpg")
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if "closed" in Path(path).parts:
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    listing = list_folder(tmp_path, Selection(exclude=(pattern,)))
+    assert [item.key for item in listing.items] == ["a.jpg"]
+    assert (listing.left_out, listing.excluded) == ([], ["closed/"])
+    assert listing.vanished(tmp_path, ["a.jpg", "closed/gone.jpg", "gone.jpg"]) == ["gone.jpg"]
+
+
+@pytest.mark.parametrize("pattern", ["clos", "*.png", "closed/b*", "losed/*", "closed/b.jpg", ""])
+def test_a_pattern_that_leaves_something_of_a_folder_lets_it_be_entered(pattern: str, tmp_path: Path) -> None:
+    touch(tmp_path, "closed/b.jpg", "closed/c.jpg")
+    listing = list_folder(tmp_path, Selection(exclude=(pattern,)))
+    assert listing.excluded == []
+    assert "closed/c.jpg" in [item.key for item in listing.items]

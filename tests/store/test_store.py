@@ -218,6 +218,8 @@ def test_any_text_is_a_key(names: set[str], tmp_path_factory: pytest.TempPathFac
         time=st.text(),
         attempts=st.integers(0, 2**63 - 1),
         more_frames=st.booleans(),
+        more_bands=st.booleans(),
+        guessed_range=st.booleans(),
         height=st.integers(0, 2**14),
         width=st.integers(0, 2**14),
         working=st.tuples(st.integers(0, 2**14), st.integers(0, 2**14)),
@@ -528,6 +530,14 @@ def test_a_folder_of_something_else_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as error:
         exists(tmp_path)
     one_line(error, str(tmp_path), "--out")
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "@eaDir/a/b.jpg", ".ipynb_checkpoints/x", "lost+found/1", "Thumbs.db"])
+def test_what_a_system_keeps_in_a_folder_is_in_no_stores_way(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    assert not exists(tmp_path)
 
 
 def test_a_file_is_no_store(tmp_path: Path) -> None:
