@@ -38,6 +38,41 @@ def open_regular(path: str | Path) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
+# What systems and programs keep beside people's files, in small letters. Names that begin with a dot need no mention.
+_OF_THE_SYSTEM = frozenset(
+    {
+        "lost+found", "lost.dir", "found.000",  # what a check of the disk has found
+        "system volume information", "$recycle.bin", "recycler", "recycled",  # Windows
+        "thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini",
+        "__macosx", "icon\r", "network trash folder", "temporary items", "thevolumesettingsfolder",  # macOS
+        "@eadir", "#recycle", "#snapshot", "@tmp", "@sharebin",  # Synology
+        "@recycle", "@recently-snapshot", "@__thumb", "~snapshot",  # QNAP, NetApp
+    }
+)  # fmt: skip
+
+
+def passed_over(name: str) -> bool:
+    """Whether a file or folder is hidden or belongs to a system, and so never counts as what a person has put there.
+
+    Args:
+        name: the last part of a path.
+
+    Example:
+        >>> [passed_over(name) for name in ("._a.jpg", ".DS_Store", "@eaDir", "LOST+FOUND", "a.jpg")]
+        [True, True, True, True, False]
+    """
+    return name.startswith(".") or name.lower() in _OF_THE_SYSTEM
+
+
+def occupied(path: Path) -> bool:
+    """Whether a path leads to a file, or to a folder that holds anything that is not passed over.
+
+    Raises:
+        OSError: the folder can't be read.
+    """
+    return path.exists() and (not path.is_dir() or not all(passed_over(name) for name in os.listdir(path)))
+
+
 def read_up_to(path: str | Path, limit: int) -> bytes:
     """The content of a regular file.
 

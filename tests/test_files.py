@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ovlabel.files import cache_dir, file_sha256, write_atomic
+from ovlabel.files import cache_dir, file_sha256, occupied, passed_over, write_atomic
 
 
 def sha256(data: bytes) -> str:
@@ -129,3 +129,26 @@ def test_a_memo_of_another_shape_is_ignored(content: str, tmp_path: Path) -> Non
     (memo,) = (cache_dir() / "hashes").iterdir()
     memo.write_text(content)
     assert file_sha256(tmp_path / "f") == first
+
+
+@pytest.mark.parametrize(
+    ("names", "over"),
+    [
+        ((".hidden", "._a.jpg", ".DS_Store", ".ipynb_checkpoints", ".Trash-1000", ".@__thumb"), True),
+        (("lost+found", "LOST.DIR", "System Volume Information", "$RECYCLE.BIN", "RECYCLER", "Thumbs.db"), True),
+        (("@eaDir", "#recycle", "#snapshot", "@Recycle", "__MACOSX", "desktop.ini", "Icon\r"), True),
+        (("a.jpg", "found", "recycle", "#1.jpg", "@home", "$a.png", "thumbs", "_a.jpg", "lost+found.jpg", ""), False),
+    ],
+)
+def test_what_belongs_to_a_system_is_passed_over(names: tuple[str, ...], over: bool) -> None:
+    assert [passed_over(name) for name in names] == [over] * len(names)
+
+
+def test_a_folder_with_what_is_passed_over_alone_is_not_occupied(tmp_path: Path) -> None:
+    (tmp_path / ".DS_Store").touch()
+    (tmp_path / "@eaDir").mkdir()
+    assert not occupied(tmp_path)
+    assert not occupied(tmp_path / "not there")
+    assert occupied(tmp_path / ".DS_Store"), "a file is no folder to write to"
+    (tmp_path / "a").touch()
+    assert occupied(tmp_path)

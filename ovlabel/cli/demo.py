@@ -13,6 +13,7 @@ from ovlabel.cli.exit_codes import OK, SOME_FAILED
 from ovlabel.cli.options import Preset
 from ovlabel.cli.progress import annotate_pending
 from ovlabel.errors import ConfigError, RunError, printable
+from ovlabel.files import occupied
 
 if TYPE_CHECKING:
     from ovlabel.store.read import Store
@@ -46,7 +47,7 @@ def demo(
     from ovlabel.settings.reading import load_config
     from ovlabel.store.read import open_store
 
-    if folder.exists() and not (folder / "truth").is_dir() and (not folder.is_dir() or any(folder.iterdir())):
+    if occupied(folder) and not (folder / "truth").is_dir():
         raise ConfigError(f"{folder} holds something else; name a folder that is empty or not there yet")
     keys = {"encoder.model": "demo", "text.vocabulary": "demo"}
     config = load_config(preset, keys)

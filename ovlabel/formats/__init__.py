@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovlabel.errors import ConfigError, unknown
+from ovlabel.files import occupied
 
 if TYPE_CHECKING:
     from ovlabel.store.read import Store
@@ -67,7 +68,7 @@ def export(
     folder = Path(folder)
     if format not in format_names():
         raise ConfigError(unknown("format", format, format_names()))
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if occupied(folder):
         raise ConfigError(f"{folder} holds something already; name a folder that is empty or not there yet")
     opened = store if isinstance(store, Store) else open_store(store)
     classes = classes_of(opened)

@@ -27,6 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ovlabel.errors import StoreError
+from ovlabel.files import passed_over
 
 FORMAT = 2
 METADATA = "zarr.json"
@@ -147,10 +148,14 @@ def exists(path: Path) -> bool:
     parts = path.rglob("*") if path.is_dir() else []
     ours = (CHUNKS, METADATA)
     if (path.exists() and not path.is_dir()) or any(
-        part.name not in ours and part.suffix != ".partial" and not part.name.startswith(".lock") for part in parts
+        part.name not in ours and part.suffix != ".partial" and not _hidden(part, path) for part in parts
     ):
         raise StoreError(f"{path} exists and is no store; pass another --out")
     return False
+
+
+def _hidden(part: Path, below: Path) -> bool:
+    return any(passed_over(name) for name in part.relative_to(below).parts)
 
 
 @contextlib.contextmanager

@@ -310,3 +310,13 @@ def test_the_command(store: Store, tmp_path: Path, ovlabel: Run) -> None:
         assert refused.code == 2
         assert refused.refusal
     assert "fox" in ovlabel("export", store.path, tmp_path / "new", "--class-confidence", "fox=0.2").refusal
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "._x", "@eaDir"])
+def test_what_a_system_keeps_in_a_folder_is_in_no_exports_way(store: Store, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / name).touch()
+    assert export(store, folder, "png") == 2
+    with pytest.raises(ConfigError, match="holds something already"):
+        export(store, folder, "png")

@@ -537,6 +537,14 @@ def test_a_folder_of_something_else_is_no_store(tmp_path: Path) -> None:
     one_line(error, str(tmp_path), "--out")
 
 
+@pytest.mark.parametrize("name", [".DS_Store", "@eaDir/a/b.jpg", ".ipynb_checkpoints/x", "lost+found/1", "Thumbs.db"])
+def test_what_a_system_keeps_in_a_folder_is_in_no_stores_way(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    assert not exists(tmp_path)
+
+
 def test_a_file_is_no_store(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"x")
