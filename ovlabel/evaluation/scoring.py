@@ -30,6 +30,7 @@ def score(
     convention: str = "raw",
     *,
     class_map: Mapping[str, str] | str | Path | None = None,
+    mask_ending: str | None = None,
     allow_partial: bool = False,
     boundaries: bool = False,
     on_image: Callable[[str], None] | None = None,
@@ -37,7 +38,8 @@ def score(
     """Score a store against ground truth.
 
     Images and masks are matched by path, else by file name. A predicted class counts as the true class of its name,
-    else as the one that covers its name; one that finds none is wrong on every labelled pixel.
+    else as the one that covers its name; one that finds none is wrong on every labelled pixel. What was passed over,
+    merged or paired loosely in the ground truth is logged.
 
     Args:
         store: the store, or its path.
@@ -45,6 +47,8 @@ def score(
         convention: how masks are written: "raw" (indices of the store's own classes), "coco-stuff", "voc", "ade20k", …
         class_map: true class by predicted class where names do not fit, or a TOML file of such lines; the key "*"
             stands for every class that finds none.
+        mask_ending: what the names of masks end in and those of their images do not, such as "_mask"; None for the
+            convention's own ending.
         allow_partial: score the images that have a mask although some masks have no annotated image.
         boundaries: boundary F1 and boundary IoU too; they take longer than all else together.
         on_image: called with the key of every image that is done.
@@ -55,7 +59,8 @@ def score(
     Raises:
         StoreError: there is no store, or an image in it is damaged.
         TruthError: there is no such convention or ground truth, a mask has no annotated image or another size than its
-            image, or holds a value that the convention does not have.
+            image, or holds a value that the convention does not have, or an annotation has no mask, or it is open which
+            class stands for which.
         ConfigError: the file of the class map can't be read.
 
     Example:
@@ -69,7 +74,7 @@ def score(
     """
     opened = store if isinstance(store, Store) else open_store(store)
     own = own_classes(opened)
-    truth = open_truth(Path(ground_truth), convention, own)
+    truth = open_truth(Path(ground_truth), convention, own, mask_ending)
     given = read_map(Path(class_map)) if isinstance(class_map, str | Path) else class_map
     classes = map_classes([c.name for c in own], truth.classes, given)
     return score_labels(opened, truth, classes, allow_partial=allow_partial, boundaries=boundaries, on_image=on_image)
@@ -103,14 +108,9 @@ def score_labels(
         StoreError: an image in the store is damaged.
         TruthError: as in `score`.
     """
-    masks = match(sorted(store), truth)
-    if not allow_partial:
-        check_all_matched(masks, truth)
-    if not masks:
-        first = next(iter(sorted(store)), "none")
-        raise TruthError(
-            f"no annotated image has a mask of its name (an image: {first}, a mask: {next(iter(truth.files))})"
-        )
+    keys = sorted(store)
+    masks = match(keys, truth)
+    check_all_matched(masks.values(), keys, truth, allow_partial)
     total = _Sum(len(truth.classes))
     for image in _counted(_Task(store, truth, masks, classes.table(), boundaries)):
         total.add(image)
