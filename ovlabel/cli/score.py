@@ -101,8 +101,6 @@ def _scored(
     reached = score_labels(store, truth, classes, allow_partial=allow_partial, boundaries=boundaries)
     if len(reached.images) < reached.masks:
         log.warning("only %d of %d masks were scored", len(reached.images), reached.masks)
-    if not reached.counts.any():
-        log.warning("no pixel of the ground truth counts; is --truth the right one?")
     title = f"\ntrue class ← predicted classes ({truth.convention} ← {printable(str(store.path))})"
     return reached, [title, *classes.lines()]
 

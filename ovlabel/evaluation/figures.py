@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _BINS = 15  # of confidence, in the reliability diagram
 _MOST = 400  # classes that a picture shows, those of most pixels; more would be too small to read, and need gigabytes
-_LETTERS = 60  # of a class' name
+_LETTERS, _LETTER = 40, 0.1  # of a class' name: how many are written, and inches that one takes at most
 _BLUE, _RED = "#3b6ea5", "#c8553d"
 
 
@@ -67,7 +67,7 @@ def _confusion(scores: Scores) -> Figure:
     columns = [*kept, counts.shape[1] - 1]
     fractions = 100 * np.nan_to_num(metrics.ratio(counts, counts.sum(1, keepdims=True)))[np.ix_(kept, columns)]
     names = [*_names(scores, kept), "none"]
-    side = 3 + 0.14 * len(names)
+    side = 3 + 0.14 * len(names) + _room(names)
     figure = _figure(side + 1, side)
     axes = figure.add_subplot()
     picture = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
@@ -85,12 +85,13 @@ def _classes(scores: Scores) -> Figure:
     each = metrics.iou(scores.counts)
     kept = _largest(scores)
     order = kept[np.argsort(each[kept], kind="stable")]
-    figure = _figure(7, 1.2 + 0.17 * len(order))
+    names = _names(scores, order)
+    figure = _figure(7 + _room(names), 1.2 + 0.17 * len(order))
     axes = figure.add_subplot()
     axes.barh(range(len(order)), 100 * each[order], color=_BLUE, label="IoU")
     for values, mark, name in ((metrics.precision, "|", "precision"), (metrics.recall, ".", "recall")):
         axes.plot(100 * values(scores.counts)[order], range(len(order)), mark, color=_RED, label=name)
-    axes.set_yticks(range(len(order)), _names(scores, order), fontsize=7, parse_math=False)
+    axes.set_yticks(range(len(order)), names, fontsize=7, parse_math=False)
     axes.set_xlim(0, 100)
     axes.set_ylim(-1, len(order))
     axes.set_xlabel(f"%   (mIoU {100 * metrics.miou(scores.counts):.1f} %)")
@@ -109,6 +110,11 @@ def _largest(scores: Scores) -> NDArray[np.intp]:
 def _names(scores: Scores, indices: NDArray[np.intp]) -> list[str]:
     """What a picture writes for classes: their names, cut where they would leave no room for it."""
     return [short(scores.classes[i].name)[:_LETTERS] for i in indices]
+
+
+def _room(names: list[str]) -> float:
+    """Inches that a picture needs more where names are longer than most are."""
+    return _LETTER * max(max(map(len, names), default=0) - 12, 0)
 
 
 def _say_left_out(axes: Axes, scores: Scores, shown: int) -> None:

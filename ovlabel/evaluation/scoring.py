@@ -116,6 +116,10 @@ def score_labels(
         total.add(image)
         if on_image:
             on_image(image.key)
+    if not total.counts.any():
+        raise TruthError(
+            f"no pixel of the {len(masks)} masks counts in '{truth.convention}'; is --truth the right one?"
+        )
     return total.scores(truth, tuple(masks))
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from stat import S_ISREG
+from unicodedata import normalize
 
 from ovlabel.errors import ConfigError, printable
 from ovlabel.store.layout import Shard
@@ -217,7 +218,7 @@ def list_named(folder: Path, names: Iterable[str], absent: list[str]) -> list[Im
     _check_folder(folder)
     roots = tuple(dict.fromkeys(Path(os.path.abspath(root)) for root in (folder, folder.resolve())))
     items = []
-    for key, name in {_key(roots, name): name for name in names}.items():
+    for key, name in {_as_written(folder, _key(roots, name)): name for name in names}.items():
         try:
             stat = os.stat(folder / key)
         except (OSError, ValueError):  # ValueError: a name that no file can have
@@ -228,6 +229,24 @@ def list_named(folder: Path, names: Iterable[str], absent: list[str]) -> list[Im
         else:
             absent.append(name)
     return sorted(items, key=lambda item: item.key)
+
+
+def _as_written(folder: Path, key: str) -> str:
+    """The key of the file whose name has the same letters, where an accent may be a part of its letter or follow it.
+
+    macOS writes the second form, archives and git often hold the first.
+    """
+    if key.isascii() or os.path.lexists(folder / key):
+        return key
+    found = ""
+    for part in key.split("/"):
+        try:
+            names = [part] if os.path.lexists(folder / found / part) else os.listdir(folder / found)
+        except (OSError, ValueError):
+            return key
+        same = [name for name in names if normalize("NFC", name) == normalize("NFC", part)]
+        found = os.path.join(found, same[0] if len(same) == 1 else part)
+    return found
 
 
 def _key(roots: tuple[Path, ...], name: str) -> str:

@@ -103,7 +103,7 @@ def value_of(entry: Any, name: str, what: str) -> Any:
     if not isinstance(entry, dict):
         raise ValueError(f"{what} is {shown(entry)}")
     if name not in entry:
-        raise ValueError(f"{what} {shown(entry.get('id', ''))} has no {name}")
+        raise ValueError(f"{what}{' ' + shown(entry['id']) if 'id' in entry else ''} has no {name}")
     return entry[name]
 
 
@@ -206,7 +206,7 @@ def category_name(name: Any) -> str:
 def read_images(table: dict[str, Any]) -> dict[Identity, dict[str, Any]]:
     """The entries of the images by their ids. Raises ValueError where one is not as it must be, or two have one id."""
     images = dict[Identity, dict[str, Any]]()
-    for entry in table["images"]:
+    for entry in value_of(table, "images", "it"):
         key = identity(value_of(entry, "id", "an image"))
         if images.setdefault(key, entry) != entry:
             names = " and ".join(shown(image.get("file_name")) for image in (images[key], entry))

@@ -47,6 +47,8 @@ def draw(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     """
     if isinstance(segmentation, list):
         return _fill(segmentation, size)
+    if not isinstance(segmentation, dict):
+        raise ValueError("its segmentation is neither polygons nor run lengths")
     runs, claimed = segmentation["counts"], segmentation.get("size", size)
     runs = _unpack(runs.encode()) if isinstance(runs, str) else runs
     if list(claimed) != list(size):

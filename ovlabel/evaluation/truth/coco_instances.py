@@ -70,6 +70,8 @@ def _size(image: dict[str, Any]) -> tuple[int, int]:
     """Height and width of an image, pixels. Raises ValueError where the JSON does not say."""
     height, width = (int(value_of(image, name, "the image")) for name in ("height", "width"))
     check_size(height, width)
+    if not height * width:
+        raise ValueError(f"the image {shown(image['id'])} is {height} × {width} pixels")
     return height, width
 
 
@@ -79,12 +81,17 @@ def _area(entry: dict[str, Any]) -> float:
     return area if math.isfinite(area) and area > 0 else 0.0
 
 
+def _may_be_empty(entry: dict[str, Any]) -> bool:
+    """Whether an annotation says that its object is as small as nothing."""
+    return entry.get("area") is not None and _area(entry) <= _SLIVER
+
+
 def _drawn(entry: dict[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]:
     """An annotation's mask. Raises ValueError, which names the annotation."""
     try:
         drawn = draw(entry["segmentation"], size)
-        if isinstance(entry["segmentation"], dict) and not drawn.any() and _area(entry) > _SLIVER:
-            raise ValueError(f"its area is {_area(entry):g} pixels, but its runs hold none")
+        if isinstance(entry["segmentation"], dict) and not drawn.any() and not _may_be_empty(entry):
+            raise ValueError("its runs hold no pixel")
         return drawn
     except Exception as error:  # pycocotools raises errors of many kinds on a shape of another form
         reason = short(error, REASON) if type(error) is ValueError else f"{type(error).__name__} {short(error)}"
@@ -98,8 +105,7 @@ def open_at(place: Path, convention: Convention, own: tuple[TruthClass, ...]) ->
     try:
         categories = read_categories(path, table)
         images = read_images(table)
-        annotations = _annotations(table, categories, images)
-        _check_shapes(annotations, only)
+        annotations = _with_shapes(_annotations(table, categories, images), only)
         instances = _Instances(categories, _by_name(images), annotations)
     except MALFORMED as error:
         raise not_whole(path, "instances", error) from None
@@ -134,13 +140,11 @@ def _annotations(
     return found
 
 
-def _check_shapes(annotations: dict[Identity, list[dict[str, Any]]], only: bool) -> None:
-    """Refuse annotations without a mask, whose objects would count as background, and coordinates that are no pixels.
-
-    Where pixels of no instance do not count, annotations without a mask are logged instead.
+def _with_shapes(annotations: dict[Identity, list[dict[str, Any]]], only: bool) -> dict[Identity, list[dict[str, Any]]]:
+    """The annotations that have a mask. Where pixels of no instance do not count, it is logged how many have none.
 
     Raises:
-        ValueError: names the first of these annotations.
+        ValueError: one has no mask, and its object would count as background; or all coordinates are fractions.
     """
     every = [entry for entries in annotations.values() for entry in entries]
     empty = [entry for entry in every if is_empty(entry.get("segmentation"))]
@@ -153,6 +157,8 @@ def _check_shapes(annotations: dict[Identity, list[dict[str, Any]]], only: bool)
         log.warning("%s; the objects do not count", first)
     if every and all(in_fractions(entry.get("segmentation")) for entry in every):
         raise ValueError("all its polygons lie within 0 … 1; COCO's are in pixels")
+    without = {id(entry) for entry in empty}
+    return {key: [entry for entry in own if id(entry) not in without] for key, own in annotations.items()}
 
 
 def _by_name(images: dict[Identity, dict[str, Any]]) -> dict[str, dict[str, Any]]:
