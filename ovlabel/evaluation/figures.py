@@ -63,7 +63,7 @@ def _figure(width: float, height: float) -> Figure:
 def _confusion(scores: Scores) -> Figure:
     """What the pixels of every true class were predicted as: a row a true class, each of 100 %."""
     counts = scores.counts[:-1]
-    kept = _largest(scores)
+    kept = largest(scores)
     columns = [*kept, counts.shape[1] - 1]
     fractions = 100 * np.nan_to_num(metrics.ratio(counts, counts.sum(1, keepdims=True)))[np.ix_(kept, columns)]
     names = [*_names(scores, kept), "none"]
@@ -83,7 +83,7 @@ def _confusion(scores: Scores) -> Figure:
 def _classes(scores: Scores) -> Figure:
     """IoU, precision and recall of every class; the best is on top."""
     each = metrics.iou(scores.counts)
-    kept = _largest(scores)
+    kept = largest(scores)
     order = kept[np.argsort(each[kept], kind="stable")]
     names = _names(scores, order)
     figure = _figure(7 + _room(names), 1.2 + 0.17 * len(order))
@@ -100,8 +100,8 @@ def _classes(scores: Scores) -> Figure:
     return figure
 
 
-def _largest(scores: Scores) -> NDArray[np.intp]:
-    """The classes with pixels, in index order; those of most pixels where a picture can't show all."""
+def largest(scores: Scores) -> NDArray[np.intp]:
+    """The indices of the classes with pixels, in order; those of most pixels where a picture can't show all."""
     pixels = scores.counts[:-1].sum(1) + scores.counts[:, :-1].sum(0)
     most = np.argsort(-pixels, kind="stable")[:_MOST]
     return np.sort(most[pixels[most] > 0])

@@ -1,4 +1,4 @@
-"""Which mask belongs to which image.
+"""Which mask belongs to which image, and whether it fits.
 
 Names are compared in passes, the strictest first; what one pass has paired is left out of the next. A pass in which a
 mask fits two images, or an image two masks, is an error.
@@ -11,10 +11,15 @@ import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from ovlabel.errors import TruthError, printable
 from ovlabel.evaluation.truth import Truth
 from ovlabel.evaluation.truth.table import IMAGE_ENDINGS
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 log = logging.getLogger("ovlabel")
 
@@ -159,6 +164,25 @@ def check_all_matched(masks: Collection[str], keys: Sequence[str], truth: Truth,
             f"{len(missing)} of {len(truth.files)} masks have no annotated image ({_some(missing)}); annotate the "
             "folder first, or score what there is with --allow-partial"
         )
+
+
+def read_mask(truth: Truth, name: str, key: str, shape: tuple[int, ...]) -> NDArray[np.uint16]:
+    """The mask of an image, as `Truth.read` gives it.
+
+    Args:
+        truth: the ground truth.
+        name: the mask's name, a key of `truth.files`.
+        key: the image's key.
+        shape: height and width of the image, pixels.
+
+    Raises:
+        TruthError: the mask can't be read, or has another size than its image.
+    """
+    true = truth.read(name)
+    if true.shape != shape:
+        sizes = f"is {shape[0]} × {shape[1]}, its mask {true.shape[0]} × {true.shape[1]}"
+        raise TruthError(f"{printable(key)} {sizes} ({truth.files[name]}); labels are never resized to be scored")
+    return true
 
 
 def _some(names: Collection[str]) -> str:
