@@ -15,7 +15,7 @@ from ovlabel.cli.score_lines import score_lines
 from ovlabel.evaluation.figures import draw, largest
 from ovlabel.evaluation.metrics import areas, confusion
 from ovlabel.evaluation.scores import Scores
-from ovlabel.evaluation.truth import TruthClass
+from ovlabel.evaluation.truth import IGNORED, TruthClass
 from ovlabel.run.listing import list_named
 from ovlabel.store.example import write_example
 from tests.cli.test_cli import Run, ovlabel
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 def scored(*names: str, group: str = "") -> Scores:
     """Scores of a diagonal: every class is right."""
     labels = np.arange(len(names))[None]
-    counts = confusion(labels, labels, len(names))
+    counts = confusion(labels, labels, len(names), IGNORED)
     classes = tuple(TruthClass(name, group=group) for name in names)
     sizes, certainty = np.zeros((3, 4), np.int64), np.ones((256, 2), np.int64)
     return Scores(classes, counts, ("a.png",), areas(counts)[None], certainty, 1, sizes=sizes)
