@@ -105,10 +105,10 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
-def short(text: object) -> str:
-    """A text for use in a message: one line of at most 100 characters, unprintable ones replaced by U+FFFD."""
+def short(text: object, most: int = 100) -> str:
+    """A text for use in a message: one line of at most `most` characters, unprintable ones replaced by U+FFFD."""
     line = str(text)
-    cut = line if len(line) <= 100 else f"{line[:99]}…"
+    cut = line if len(line) <= most else f"{line[: most - 1]}…"
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in cut)
 
 

@@ -13,6 +13,7 @@ from ovlabel.cli.options import (
     ClassMapFile,
     ConventionName,
     ImageFolder,
+    MaskEnding,
     Model,
     Offline,
     Preset,
@@ -22,7 +23,6 @@ from ovlabel.cli.options import (
     Weights,
     config_from,
 )
-from ovlabel.errors import TruthError
 
 log = logging.getLogger("ovlabel")
 
@@ -37,6 +37,7 @@ def ablate(
     truth: TruthPath,
     convention: ConventionName = "raw",
     mapping: ClassMapFile = None,
+    mask_ending: MaskEnding = None,
     preset: Preset = "sclip",
     vocab: Vocab = None,
     settings: Settings = None,
@@ -54,7 +55,7 @@ def ablate(
       ovlabel ablate ./images ./masks --truth voc --preset naclip --limit 20
     """
     from ovlabel.evaluation.class_map import map_classes, read_map
-    from ovlabel.evaluation.matching import match
+    from ovlabel.evaluation.matching import check_all_matched, match
     from ovlabel.evaluation.metrics import mean, miou, miou_present
     from ovlabel.evaluation.truth import TruthClass, open_truth
     from ovlabel.run.listing import list_images
@@ -62,12 +63,12 @@ def ablate(
 
     config = config_from(preset, settings, vocab=vocab, model=model, weights=weights)
     entries = load_vocabulary(config.text.vocabulary).classes
-    known = open_truth(truth, convention, [TruthClass(e.name, (e.name,), e.kind, e.group) for e in entries])
+    own = [TruthClass(e.name, (e.name,), e.kind, e.group) for e in entries]
+    known = open_truth(truth, convention, own, mask_ending)
     classes = map_classes([e.name for e in entries], known.classes, None if mapping is None else read_map(mapping))
     items = {item.key: item for item in list_images(images)}
     masks = list(match(list(items), known).items())[:limit]
-    if not masks:
-        raise TruthError(f"no image of {images} has a mask of its name in {truth}")
+    check_all_matched([mask for _, mask in masks], list(items), known, partial=True)
     for line in classes.lines():
         log.info("%s", line)
 

@@ -122,6 +122,9 @@ ConventionName = Annotated[
 ClassMapFile = Annotated[
     Path | None, typer.Option("--map", metavar="FILE", help='TOML lines, predicted = true: "wall-brick" = "wall".')
 ]
+MaskEnding = Annotated[
+    str | None, typer.Option("--mask-ending", metavar="TEXT", help="End of the masks' names that images lack: _mask.")
+]
 
 
 def config_from(

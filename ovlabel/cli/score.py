@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 import textwrap
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +13,8 @@ import typer
 
 from ovlabel.cli.commands import Command
 from ovlabel.cli.exit_codes import BELOW, OK
-from ovlabel.cli.messages import say, say_all, say_json
-from ovlabel.cli.options import AsJson, ClassMapFile, ConventionName, StorePath, TruthPath
+from ovlabel.cli.messages import say_all, say_json
+from ovlabel.cli.options import AsJson, ClassMapFile, ConventionName, MaskEnding, StorePath, TruthPath
 from ovlabel.cli.score_lines import score_lines
 from ovlabel.errors import ConfigError
 
@@ -39,6 +39,7 @@ def score_store(
     truth: TruthPath,
     convention: ConventionName = "raw",
     mapping: ClassMapFile = None,
+    mask_ending: MaskEnding = None,
     allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Score what there is.")] = False,
     boundaries: Annotated[bool, typer.Option("--boundaries", help="Boundary F1 and IoU too; slower.")] = False,
     confusions: Annotated[
@@ -52,7 +53,7 @@ def score_store(
     figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Draw figures there, as SVG and PNG.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score a store against ground truth; prints first which class counts as which.
+    """Score a store against ground truth; prints which class counts as which too.
 
     \b
     Example:
@@ -65,14 +66,13 @@ def score_store(
     if min_miou is not None and not 0 <= min_miou <= 1:
         raise ConfigError(f"--min-miou {min_miou}: write a fraction, 0 … 1")
     opened = open_store(store)
-    known = open_truth(truth, convention, own_classes(opened))
-    reached = _scored(opened, known, mapping, allow_partial, boundaries, as_json)
-    other = None
-    if compare is not None:
-        other = _scored(open_store(compare), known, mapping, allow_partial, boundaries, as_json)
+    known = open_truth(truth, convention, own_classes(opened), mask_ending)
+    reached, mapped = _scored(opened, known, mapping, allow_partial, boundaries)
     values = reached.to_json()
-    if other is not None:
+    if compare is not None:
+        other, more = _scored(open_store(compare), known, mapping, allow_partial, boundaries)
         values["compare"] = _comparison(values, reached, other)
+        mapped += more
     if table is not None:
         _write_table(table, values["classes"])
     if figures is not None:
@@ -81,30 +81,31 @@ def score_store(
         draw(reached, figures)
     if as_json:
         say_json(values, indent=1)
+        for line in filter(None, mapped):
+            log.info("%s", line)
     else:
-        say_all(score_lines(values, reached, confusions))
-    if min_miou is not None and not values["miou"] >= min_miou:
-        log.error("mIoU %.4f is below --min-miou %s", values["miou"], min_miou)
+        say_all([*score_lines(values, reached, confusions), *mapped])
+    if min_miou is not None and (values["miou"] is None or values["miou"] < min_miou):
+        log.error(
+            "mIoU %s is below --min-miou %s", "–" if values["miou"] is None else f"{values['miou']:.4f}", min_miou
+        )
         raise typer.Exit(BELOW)
     raise typer.Exit(OK)
 
 
 def _scored(
-    store: Store, truth: Truth, mapping: Path | None, allow_partial: bool, boundaries: bool, quiet: bool
-) -> Scores:
-    """Print the mapping, then score."""
+    store: Store, truth: Truth, mapping: Path | None, allow_partial: bool, boundaries: bool
+) -> tuple[Scores, list[str]]:
+    """The scores of a store, and the lines that say which of its classes counts as which."""
     from ovlabel.evaluation.class_map import map_classes, read_map
     from ovlabel.evaluation.scoring import score_labels
 
     classes = map_classes(store.class_names, truth.classes, None if mapping is None else read_map(mapping))
-    tell = partial(log.info, "%s") if quiet else say
-    tell(f"true class ← predicted classes ({truth.convention} ← {store.path})")
-    for line in classes.lines():
-        tell(line)
     reached = score_labels(store, truth, classes, allow_partial=allow_partial, boundaries=boundaries)
     if len(reached.images) < reached.masks:
         log.warning("only %d of %d masks were scored", len(reached.images), reached.masks)
-    return reached
+    title = f"true class ← predicted classes ({truth.convention} ← {store.path})"
+    return reached, ["", title, *classes.lines()]
 
 
 def _comparison(ours: dict[str, Any], one: Scores, other: Scores) -> dict[str, Any]:
@@ -116,7 +117,8 @@ def _comparison(ours: dict[str, Any], one: Scores, other: Scores) -> dict[str, A
         if None not in (ours["classes"][name]["iou"], theirs["classes"][name]["iou"])
     }
     first, second = (dict(zip(s.images, s.image_miou().tolist(), strict=True)) for s in (one, other))
-    images = {key: first[key] - second[key] for key in first if key in second}
+    pairs = {key: first[key] - second[key] for key in first if key in second}
+    images = {key: difference for key, difference in pairs.items() if not math.isnan(difference)}
     return {
         **{name: theirs[name] for name in ("miou", "miou_present", "pixel_accuracy")},
         "classes": dict(sorted(classes.items(), key=lambda c: -abs(c[1]))),
@@ -131,6 +133,11 @@ def _write_table(path: Path, classes: dict[str, dict[str, Any]]) -> None:
             columns = list(next(iter(classes.values())))
             writer = csv.writer(file)
             writer.writerow(["class", *columns])
-            writer.writerows([name, *(entry[column] for column in columns)] for name, entry in classes.items())
+            writer.writerows([_cell(name), *(entry[column] for column in columns)] for name, entry in classes.items())
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _cell(name: str) -> str:
+    """A name as a cell that no spreadsheet takes for a formula."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@")) else name

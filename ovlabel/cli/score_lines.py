@@ -30,7 +30,6 @@ def score_lines(values: dict[str, Any], scores: Scores, confusions: int) -> Iter
         confusions: how many confusions of two classes to name.
     """
     pixels = int(scores.counts[:-1].sum())
-    yield ""
     yield f"{values['images']} of {values['masks']} images, {pixels / 1e6:.1f} million labelled pixels"
     yield from _measures(values)
     yield from _parts(values)
@@ -38,7 +37,8 @@ def score_lines(values: dict[str, Any], scores: Scores, confusions: int) -> Iter
     for title, some in (("best", ranked[:_RANKED]), ("worst", ranked[-_RANKED:])):
         yield f"{title:<26}" + ", ".join(f"{name} {_percent(entry['iou'])}" for name, entry in some)
     for true, found, count, share in scores.confusions(confusions):
-        yield f"confused: {true} → {found}: {count} pixels, {_percent(share)} of {true}"
+        name = true
+        yield f"confused: {name} → {found}: {count} pixels, {_percent(share)} of {name}"
     if "compare" in values:
         yield from _differences(values["compare"])
 
@@ -53,7 +53,7 @@ def _measures(values: dict[str, Any]) -> Iterator[str]:
             yield f"{title:<26}{_percent(values[name])}"
     for trait in ("kinds", "groups"):
         for name, value in values[trait].items():
-            yield f"{f'mIoU of {trait[:-1]} {name}':<26}{_percent(value)}"
+            yield f"{f'mIoU of {trait[:-1]} {name}':<25} {_percent(value)}"
 
 
 def _parts(values: dict[str, Any]) -> Iterator[str]:
@@ -65,7 +65,7 @@ def _parts(values: dict[str, Any]) -> Iterator[str]:
                 _percent(size["found"]),
                 _percent(size["recall"]),
             )
-            yield f"{title:<26}{found} found by half or more, {area} of their area"
+            yield f"{title:<25} {found} found by half or more, {area} of their area"
     for step in values["coverage"]:
         if step["kept"]:
             title = f"confidence ≥ {step['confidence']:g}"

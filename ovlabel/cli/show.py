@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from unicodedata import normalize
 
 import typer
 
@@ -62,17 +63,17 @@ def find_key(store: Store, name: str) -> str:
         return name
     if name in store.failed:
         raise ConfigError(f"'{printable(name)}' was not annotated: {store.failed[name].error}")
-    wanted = Path(name)
-    found = [
-        key
-        for key in store
-        if printable(key) == name
-        or Path(key).parts[-len(wanted.parts) :] == wanted.parts
-        or (len(wanted.parts) == 1 and Path(key).stem == name)
-    ]
+    wanted = Path(normalize("NFC", name))
+    found = [key for key in store if printable(key) == name or _ends_in(Path(normalize("NFC", key)), wanted)]
     if len(found) == 1:
         return found[0]
     if found:
         shown = ", ".join(printable(key) for key in found[:4])
         raise ConfigError(f"'{name}' fits {len(found)} images: {shown}; write more of the path")
     raise ConfigError(unknown("image", name, (printable(key) for key in store)))
+
+
+def _ends_in(path: Path, wanted: Path) -> bool:
+    """Whether a path ends in the wanted one, or is a file of that name but for its suffix."""
+    alone = len(wanted.parts) == 1 and path.stem == wanted.name
+    return alone or path.parts[-len(wanted.parts) :] == wanted.parts

@@ -8,16 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ovlabel.errors import StackError, TruthError, printable
-from ovlabel.evaluation import metrics
-from ovlabel.evaluation.boundary import boundary_counts, boundary_f1_by_class
+from ovlabel.errors import StackError
 from ovlabel.evaluation.class_map import ClassMap
-from ovlabel.evaluation.scores import Boundaries, Scores
-from ovlabel.evaluation.truth import IGNORED, Truth
+from ovlabel.evaluation.matching import read_mask
+from ovlabel.evaluation.scores import Scores
+from ovlabel.evaluation.tally import Tally, with_boundaries
+from ovlabel.evaluation.truth import Truth
 from ovlabel.model.wrapper import EncoderWrapper
 from ovlabel.pictures.read import decode, read_file
 from ovlabel.settings.keys import Config
@@ -133,48 +132,26 @@ def ablate(
     for name, config in without_options(segmenter.config).items():
         bank = text_bank(config.text, segmenter.encoder) if name.startswith("text.") else segmenter.bank
         made[name] = Segmenter(encoder, bank, segmenter.stack, config, segmenter.batches.size)
-    tallies = {name: _Tally(len(truth.classes)) for name, variant in made.items() if isinstance(variant, Segmenter)}
+    tallies = {name: Tally(len(truth.classes)) for name, variant in made.items() if isinstance(variant, Segmenter)}
+    seconds = dict.fromkeys(tallies, 0.0)
     table = classes.table()
     for item, mask in items:
-        true, image = truth.read(mask), decode(read_file(item.path)[0])
-        if image.shape[:2] != true.shape:
-            raise TruthError(f"{printable(item.key)} is {image.shape[:2]}, its mask {truth.files[mask]} {true.shape}")
+        image = decode(read_file(item.path)[0])
+        true = read_mask(truth, mask, item.key, image.shape[:2])
         encoder.forget()
         for name, tally in tallies.items():
             encoder.rewind()
             begun, before = time.perf_counter(), encoder.seconds
             prediction = cast(Segmenter, made[name])(image)
-            tally.seconds += time.perf_counter() - begun - (encoder.seconds - before)
-            tally.add(true, table[prediction.labels])
+            seconds[name] += time.perf_counter() - begun - (encoder.seconds - before)
+            tally.add(with_boundaries(true, table[prediction.labels], len(truth.classes)))
         if on_image:
             on_image(item.key)
     keys = tuple(item.key for item, _ in items)
     variants = [
-        Variant(name, tallies[name].scores(truth, keys), tallies[name].seconds / len(items))
+        Variant(name, tallies[name].scores(truth, keys), seconds[name] / len(items))
         if name in tallies
         else Variant(name, None, 0.0, str(made[name]))
         for name in made
     ]
     return variants, encoder.seconds / len(items)
-
-
-class _Tally:
-    """What adds up over the images of one variant."""
-
-    def __init__(self, classes: int) -> None:
-        self.classes, self.seconds = classes, 0.0
-        self.confusions: list[metrics.Counts] = []
-        self.f1: list[metrics.Fractions] = []
-        self.bands = np.zeros((2, classes), np.int64)
-
-    def add(self, true: metrics.Indices, found: metrics.Indices) -> None:
-        self.confusions.append(metrics.confusion(true, found, self.classes, IGNORED))
-        self.f1.append(boundary_f1_by_class(true, found, self.classes, ignored=IGNORED))
-        self.bands += boundary_counts(true, found, self.classes, IGNORED)
-
-    def scores(self, truth: Truth, keys: tuple[str, ...]) -> Scores:
-        tallies = [metrics.areas(counts) for counts in self.confusions]
-        boundaries = Boundaries(np.array(self.f1), self.bands)
-        counts = np.sum(self.confusions, axis=0)
-        nothing = np.zeros((256, 2), np.int64)
-        return Scores(truth.classes, counts, keys, np.array(tallies), nothing, len(truth.files), boundaries)

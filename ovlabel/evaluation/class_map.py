@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ovlabel.errors import ConfigError, TruthError, unknown
+from ovlabel.errors import ConfigError, TruthError, printable, short, shown, unknown
 from ovlabel.evaluation.truth import TruthClass
 from ovlabel.files import read_toml
 
@@ -33,11 +33,6 @@ class ClassMap:
         """Predicted classes that stand for no true class; they are wrong on every labelled pixel."""
         return [name for name, index in zip(self.predicted, self.index, strict=True) if index == len(self.true)]
 
-    @property
-    def unreachable(self) -> list[str]:
-        """True classes that no predicted class stands for; they are never found."""
-        return [name for index, name in enumerate(self.true) if index not in self.index]
-
     def table(self) -> NDArray[np.uint16]:
         """uint16, 65536 entries: the true class of every value of a label map, len(true) where it stands for none."""
         table = np.full(65536, len(self.true), np.uint16)
@@ -47,19 +42,20 @@ class ClassMap:
     def lines(self) -> Iterator[str]:
         """One line a true class: its index, its name, and the predicted classes that stand for it."""
         for index, name in enumerate(self.true):
-            own = [p for p, i in zip(self.predicted, self.index, strict=True) if i == index]
-            yield f"{index:>4}  {name} ← {', '.join(own) or '(none: never found)'}"
+            own = [printable(p) for p, i in zip(self.predicted, self.index, strict=True) if i == index]
+            yield f"{index:>4}  {printable(name)} ← {', '.join(own) or '(none: never found)'}"
         if self.unmapped:
-            yield f"   –  (always wrong) ← {', '.join(self.unmapped)}"
+            yield f"   –  (always wrong) ← {', '.join(map(printable, self.unmapped))}"
 
 
 def map_classes(
     predicted: Sequence[str], true: Sequence[TruthClass], given: Mapping[str, str] | None = None
 ) -> ClassMap:
-    """Map predicted classes to true ones by name.
+    """Map predicted classes to true ones.
 
-    A predicted class stands for the true class that `given` says, else for the one of its name, else for the one that
-    covers its name. Upper and lower case, spaces, hyphens and underscores make no difference.
+    The same names in the same order are the same classes. Else a predicted class stands for the true class that `given`
+    says, else for the one of its name, else for the one that covers its name. Upper and lower case, spaces, hyphens and
+    underscores make no difference where no name is exactly the same.
 
     Args:
         predicted: names, in label order.
@@ -67,31 +63,69 @@ def map_classes(
         given: true class by predicted class; the key "*" stands for every class that finds none.
 
     Raises:
-        TruthError: `given` names a class that is not there.
+        TruthError: `given` names a class that is not there or names one twice, or names that differ in case, spaces,
+            hyphens or underscores alone leave open which class stands for which.
+
+    Example:
+        >>> map_classes(["Cat", "wall-brick", "wood"], [TruthClass("wall", ("wall brick",)), TruthClass("cat")]).index
+        (1, 0, 2)
     """
     names = [c.name for c in true]
     chosen = _given(predicted, names, given or {})
+    if list(predicted) == names:
+        return ClassMap(tuple(predicted), tuple(names), tuple(chosen.get(n, i) for i, n in enumerate(names)))
+    _check_distinct([name for name in predicted if name not in chosen], names)
     by_name: dict[str, int] = {}
-    for index, entry in enumerate(true):
-        for name in entry.covers:
-            by_name.setdefault(_plain(name), index)
-    by_name.update((_plain(name), index) for index, name in enumerate(names))
+    for form in (str, _plain):
+        for index, name in enumerate(names):
+            by_name.setdefault(form(name), index)
+    for form in (str, _plain):
+        for index, entry in enumerate(true):
+            for name in entry.covers:
+                by_name.setdefault(form(name), index)
     rest = chosen.pop("*", len(names))
-    index_of = tuple(chosen.get(name, by_name.get(name, rest)) for name in map(_plain, predicted))
-    return ClassMap(tuple(predicted), tuple(names), index_of)
+    found = (chosen.get(name, by_name.get(name, by_name.get(_plain(name), rest))) for name in predicted)
+    return ClassMap(tuple(predicted), tuple(names), tuple(found))
+
+
+def _check_distinct(predicted: Sequence[str], true: Sequence[str]) -> None:
+    """Refuse names that are equal but for case and blanks, unless each has an exact counterpart. Raises TruthError."""
+    forms: dict[str, tuple[set[str], set[str]]] = {}
+    for side, names in enumerate((predicted, true)):
+        for name in names:
+            forms.setdefault(_plain(name), (set(), set()))[side].add(name)
+    for own, others in forms.values():
+        if own and others and own != others and len(own) + len(others) > 2:
+            title, several = ("true", others) if len(others) > 1 else ("predicted", own)
+            pair = " and ".join(f"'{printable(name)}'" for name in sorted(several)[:2])
+            counterpart = printable(min(own if several is others else others))
+            raise TruthError(
+                f"the {title} classes {pair} differ in case, spaces, hyphens or underscores alone, and '{counterpart}' "
+                "fits both; say with --map which predicted class stands for which true class"
+            )
 
 
 def _given(predicted: Sequence[str], names: Sequence[str], given: Mapping[str, str]) -> dict[str, int]:
-    """The index of the true class by the plain name of the predicted one, as the user's map says."""
-    own, known = {"*", *map(_plain, predicted)}, {_plain(name): index for index, name in enumerate(names)}
-    chosen = {}
+    """The index of the true class by the name of the predicted one, as the user's map says."""
+    chosen: dict[str, int] = {}
     for name, target in given.items():
-        if _plain(name) not in own:
-            raise TruthError(f"--map: {unknown('predicted class', name, predicted)}")
-        if _plain(target) not in known:
-            raise TruthError(f"--map: {unknown('true class', target, names)}")
-        chosen[_plain(name)] = known[_plain(target)]
+        own = name if name == "*" else predicted[_index("predicted class", name, predicted)]
+        if own in chosen:
+            raise TruthError(f"--map: the predicted class '{printable(own)}' is named twice, also as '{short(name)}'")
+        chosen[own] = _index("true class", target, names)
     return chosen
+
+
+def _index(kind: str, name: str, known: Sequence[str]) -> int:
+    """The place of a name, else of the only one that differs in case, spaces, hyphens or underscores alone."""
+    exact = [index for index, other in enumerate(known) if other == name]
+    near = exact or [index for index, other in enumerate(known) if _plain(other) == _plain(name)]
+    if not near:
+        raise TruthError(f"--map: {unknown(kind, short(name), map(printable, known))}")
+    if len(near) > 1:
+        both = " and ".join(f"'{printable(known[index])}'" for index in near[:2])
+        raise TruthError(f"--map: the {kind} '{short(name)}' may be {both}; write one of them exactly")
+    return near[0]
 
 
 def _plain(name: str) -> str:
@@ -111,5 +145,5 @@ def read_map(path: Path) -> dict[str, str]:
     table = read_toml(path)
     for name, target in table.items():
         if not isinstance(target, str):
-            raise ConfigError(f'{path}: write "{name}" = "true class", not {target!r}')
+            raise ConfigError(f'{path}: write "{short(name)}" = "true class", not {shown(target)}')
     return table

@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ovlabel.errors import ConfigError
+from ovlabel.errors import ConfigError, short
 from ovlabel.evaluation import metrics
 from ovlabel.evaluation.scores import Scores
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _BINS = 15  # of confidence, in the reliability diagram
+_MOST = 400  # classes that a picture shows, those of most pixels; more would be too small to read, and need gigabytes
+_LETTERS, _LETTER = 40, 0.1  # of a class' name: how many are written, and inches that one takes at most
 _BLUE, _RED = "#3b6ea5", "#c8553d"
 
 
@@ -59,18 +63,19 @@ def _figure(width: float, height: float) -> Figure:
 def _confusion(scores: Scores) -> Figure:
     """What the pixels of every true class were predicted as: a row a true class, each of 100 %."""
     counts = scores.counts[:-1]
-    kept = np.flatnonzero(counts.sum(1) + counts[:, :-1].sum(0))
+    kept = largest(scores)
     columns = [*kept, counts.shape[1] - 1]
     fractions = 100 * np.nan_to_num(metrics.ratio(counts, counts.sum(1, keepdims=True)))[np.ix_(kept, columns)]
-    names = [*(scores.classes[i].name for i in kept), "none"]
-    side = 3 + 0.14 * len(names)
+    names = [*_names(scores, kept), "none"]
+    side = 3 + 0.14 * len(names) + _room(names)
     figure = _figure(side + 1, side)
     axes = figure.add_subplot()
     picture = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-    axes.set_yticks(range(len(kept)), names[:-1], fontsize=7)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7, parse_math=False)
+    axes.set_yticks(range(len(kept)), names[:-1], fontsize=7, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
+    _say_left_out(axes, scores, len(kept))
     figure.colorbar(picture, label="% of the true class' pixels", shrink=0.6)
     return figure
 
@@ -78,18 +83,44 @@ def _confusion(scores: Scores) -> Figure:
 def _classes(scores: Scores) -> Figure:
     """IoU, precision and recall of every class; the best is on top."""
     each = metrics.iou(scores.counts)
-    order = [int(i) for i in np.argsort(np.nan_to_num(each, nan=-1), kind="stable") if not np.isnan(each[i])]
-    figure = _figure(7, 1.2 + 0.17 * len(order))
+    kept = largest(scores)
+    order = kept[np.argsort(each[kept], kind="stable")]
+    names = _names(scores, order)
+    figure = _figure(7 + _room(names), 1.2 + 0.17 * len(order))
     axes = figure.add_subplot()
     axes.barh(range(len(order)), 100 * each[order], color=_BLUE, label="IoU")
     for values, mark, name in ((metrics.precision, "|", "precision"), (metrics.recall, ".", "recall")):
         axes.plot(100 * values(scores.counts)[order], range(len(order)), mark, color=_RED, label=name)
-    axes.set_yticks(range(len(order)), [scores.classes[i].name for i in order], fontsize=7)
+    axes.set_yticks(range(len(order)), names, fontsize=7, parse_math=False)
     axes.set_xlim(0, 100)
     axes.set_ylim(-1, len(order))
     axes.set_xlabel(f"%   (mIoU {100 * metrics.miou(scores.counts):.1f} %)")
     axes.legend(loc="lower right", fontsize=7)
+    _say_left_out(axes, scores, len(order))
     return figure
+
+
+def largest(scores: Scores) -> NDArray[np.intp]:
+    """The indices of the classes with pixels, in order; those of most pixels where a picture can't show all."""
+    pixels = scores.counts[:-1].sum(1) + scores.counts[:, :-1].sum(0)
+    most = np.argsort(-pixels, kind="stable")[:_MOST]
+    return np.sort(most[pixels[most] > 0])
+
+
+def _names(scores: Scores, indices: NDArray[np.intp]) -> list[str]:
+    """What a picture writes for classes: their names, cut where they would leave no room for it."""
+    return [short(scores.classes[i].name)[:_LETTERS] for i in indices]
+
+
+def _room(names: list[str]) -> float:
+    """Inches that a picture needs more where names are longer than most are."""
+    return _LETTER * max(max(map(len, names), default=0) - 12, 0)
+
+
+def _say_left_out(axes: Axes, scores: Scores, shown: int) -> None:
+    """Write above a picture how many classes it does not show."""
+    if shown == _MOST:
+        axes.set_title(f"the {shown} classes of most pixels, of {len(scores.classes)}", fontsize=9)
 
 
 def _reliability(scores: Scores) -> Figure:

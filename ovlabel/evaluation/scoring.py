@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ovlabel.errors import TruthError, printable
+from ovlabel.errors import TruthError
 from ovlabel.evaluation import metrics
-from ovlabel.evaluation.boundary import boundary_counts, boundary_f1_by_class
 from ovlabel.evaluation.class_map import ClassMap, map_classes, read_map
-from ovlabel.evaluation.matching import check_all_matched, match
+from ovlabel.evaluation.matching import check_all_matched, match, read_mask
 from ovlabel.evaluation.objects import found_by_size
-from ovlabel.evaluation.scores import Boundaries, Scores
+from ovlabel.evaluation.scores import Scores
+from ovlabel.evaluation.tally import ImageCounts, Tally, with_boundaries
 from ovlabel.evaluation.truth import IGNORED, Truth, TruthClass, open_truth
 from ovlabel.store.read import Store, open_store, warn_of_damage
 
@@ -30,6 +31,7 @@ def score(
     convention: str = "raw",
     *,
     class_map: Mapping[str, str] | str | Path | None = None,
+    mask_ending: str | None = None,
     allow_partial: bool = False,
     boundaries: bool = False,
     on_image: Callable[[str], None] | None = None,
@@ -37,7 +39,8 @@ def score(
     """Score a store against ground truth.
 
     Images and masks are matched by path, else by file name. A predicted class counts as the true class of its name,
-    else as the one that covers its name; one that finds none is wrong on every labelled pixel.
+    else as the one that covers its name; one that finds none is wrong on every labelled pixel. What was passed over,
+    merged or paired loosely in the ground truth is logged.
 
     Args:
         store: the store, or its path.
@@ -45,6 +48,8 @@ def score(
         convention: how masks are written: "raw" (indices of the store's own classes), "coco-stuff", "voc", "ade20k", …
         class_map: true class by predicted class where names do not fit, or a TOML file of such lines; the key "*"
             stands for every class that finds none.
+        mask_ending: what the names of masks end in and those of their images do not, such as "_mask"; None for the
+            convention's own ending.
         allow_partial: score the images that have a mask although some masks have no annotated image.
         boundaries: boundary F1 and boundary IoU too; they take longer than all else together.
         on_image: called with the key of every image that is done.
@@ -55,7 +60,8 @@ def score(
     Raises:
         StoreError: there is no store, or an image in it is damaged.
         TruthError: there is no such convention or ground truth, a mask has no annotated image or another size than its
-            image, or holds a value that the convention does not have.
+            image, or holds a value that the convention does not have, or an annotation has no mask, or it is open which
+            class stands for which.
         ConfigError: the file of the class map can't be read.
 
     Example:
@@ -69,7 +75,7 @@ def score(
     """
     opened = store if isinstance(store, Store) else open_store(store)
     own = own_classes(opened)
-    truth = open_truth(Path(ground_truth), convention, own)
+    truth = open_truth(Path(ground_truth), convention, own, mask_ending)
     given = read_map(Path(class_map)) if isinstance(class_map, str | Path) else class_map
     classes = map_classes([c.name for c in own], truth.classes, given)
     return score_labels(opened, truth, classes, allow_partial=allow_partial, boundaries=boundaries, on_image=on_image)
@@ -104,32 +110,20 @@ def score_labels(
         TruthError: as in `score`.
     """
     warn_of_damage(store)
-    masks = match(sorted(store), truth)
-    if not allow_partial:
-        check_all_matched(masks, truth)
-    if not masks:
-        first = next(iter(sorted(store)), "none")
-        raise TruthError(
-            f"no annotated image has a mask of its name (an image: {first}, a mask: {next(iter(truth.files))})"
-        )
-    total = _Sum(len(truth.classes))
-    for image in _counted(_Task(store, truth, masks, classes.table(), boundaries)):
+    keys = sorted(store)
+    masks = match(keys, truth)
+    check_all_matched(masks.values(), keys, truth, allow_partial)
+    total = Tally(len(truth.classes))
+    for key, image in _counted(_Task(store, truth, masks, classes.table(), boundaries)):
         total.add(image)
         if on_image:
-            on_image(image.key)
-    return total.scores(truth, tuple(masks))
-
-
-@dataclass(frozen=True)
-class _Image:
-    """The counts of one image; see `Scores`. `f1` and `bands` are None unless boundaries are asked for."""
-
-    key: str
-    counts: metrics.Counts
-    certainty: metrics.Counts
-    sizes: metrics.Counts
-    f1: metrics.Fractions | None
-    bands: metrics.Counts | None
+            on_image(key)
+    scores = total.scores(truth, tuple(masks))
+    if not scores.counts.any():
+        raise TruthError(
+            f"no pixel of the {len(masks)} masks counts in '{truth.convention}'; is --truth the right one?"
+        )
+    return scores
 
 
 @dataclass(frozen=True)
@@ -142,59 +136,29 @@ class _Task:
     table: NDArray[np.uint16]
     boundaries: bool
 
-    def count(self, key: str) -> _Image:
+    def count(self, key: str) -> ImageCounts:
         """Count one image."""
-        image, true = self.store[key], self.truth.read(self.masks[key])
+        image = self.store[key]
         labels = image.labels
-        if labels.shape != true.shape:
-            sizes = f"is {labels.shape[0]} × {labels.shape[1]}, its mask {true.shape[0]} × {true.shape[1]}"
-            mask = self.truth.files[self.masks[key]]
-            raise TruthError(f"{printable(key)} {sizes} ({mask}); labels are never resized to be scored")
-        found, counted, count = self.table[labels], true != IGNORED, len(self.truth.classes)
+        true = read_mask(self.truth, self.masks[key], key, labels.shape)
+        found, counted, classes = self.table[labels], true != IGNORED, self.truth.classes
         confidence = np.rint(image.confidence * 255).astype(np.uint8)
-        things = np.array([c.kind == "thing" for c in self.truth.classes])
-        return _Image(
-            key,
-            metrics.confusion(true, found, count, IGNORED),
-            metrics.calibration(confidence[counted], (found == true)[counted]),
-            found_by_size(true, found, things if things.any() else ~things, IGNORED),
-            boundary_f1_by_class(true, found, count, ignored=IGNORED) if self.boundaries else None,
-            boundary_counts(true, found, count, IGNORED) if self.boundaries else None,
+        things = np.array([entry.kind == "thing" for entry in classes])
+        if self.boundaries:
+            counts = with_boundaries(true, found, len(classes))
+        else:
+            counts = ImageCounts(metrics.confusion(true, found, len(classes), IGNORED))
+        return dataclasses.replace(
+            counts,
+            certainty=metrics.calibration(confidence[counted], (found == true)[counted]),
+            sizes=found_by_size(true, found, things if things.any() else ~things, IGNORED),
         )
 
 
-def _counted(task: _Task) -> Iterator[_Image]:
-    """Every image's counts, in the order of the masks; threads work some hundred images ahead."""
+def _counted(task: _Task) -> Iterator[tuple[str, ImageCounts]]:
+    """Every image's key and counts, in the order of the masks; threads work some hundred images ahead."""
     keys = list(task.masks)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(keys), _AHEAD):
-            yield from pool.map(task.count, keys[start : start + _AHEAD])
-
-
-class _Sum:
-    """Adds images up."""
-
-    def __init__(self, classes: int) -> None:
-        self.counts = np.zeros((classes + 1, classes + 1), np.int64)
-        self.certainty, self.sizes = np.zeros((256, 2), np.int64), np.zeros((3, 4), np.int64)
-        self.bands = np.zeros((2, classes), np.int64)
-        self.tallies: list[metrics.Counts] = []
-        self.f1: list[metrics.Fractions] = []
-
-    def add(self, image: _Image) -> None:
-        """Add one image."""
-        self.counts += image.counts
-        self.certainty += image.certainty
-        self.sizes += image.sizes
-        self.tallies.append(metrics.areas(image.counts))
-        if image.f1 is not None and image.bands is not None:
-            self.f1.append(image.f1)
-            self.bands += image.bands
-
-    def scores(self, truth: Truth, keys: tuple[str, ...]) -> Scores:
-        """The scores of what was added."""
-        boundaries = Boundaries(np.array(self.f1), self.bands) if self.f1 else None
-        tallies = np.array(self.tallies)
-        return Scores(
-            truth.classes, self.counts, keys, tallies, self.certainty, len(truth.files), boundaries, self.sizes
-        )
+            some = keys[start : start + _AHEAD]
+            yield from zip(some, pool.map(task.count, some), strict=True)

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
 from stat import S_ISREG
+from unicodedata import normalize
 
 from ovlabel.errors import ConfigError, printable
 from ovlabel.files import passed_over
@@ -305,7 +306,7 @@ def list_named(folder: Path, names: Iterable[str], absent: list[str]) -> list[Im
     _check_folder(folder)
     roots = tuple(dict.fromkeys(Path(os.path.abspath(root)) for root in (folder, folder.resolve())))
     found: dict[str, ImageItem] = {}
-    for key, name in {_key(roots, name): name for name in names}.items():
+    for key, name in {_as_written(folder, _key(roots, name)): name for name in names}.items():
         if (item := _named(folder, roots, key, name)) is None:
             absent.append(name)
         else:
@@ -334,6 +335,24 @@ def _image(folder: Path, key: str) -> ImageItem | None:
     if not (S_ISREG(stat.st_mode) and _has_suffix(key)):
         return None
     return ImageItem(key, folder / key, stat.st_size, stat.st_mtime_ns)
+
+
+def _as_written(folder: Path, key: str) -> str:
+    """The key of the file whose name has the same letters, where an accent may be a part of its letter or follow it.
+
+    macOS writes the second form, archives and git often hold the first.
+    """
+    if key.isascii() or os.path.lexists(folder / key):
+        return key
+    found = ""
+    for part in key.split("/"):
+        try:
+            names = [part] if os.path.lexists(folder / found / part) else os.listdir(folder / found)
+        except (OSError, ValueError):
+            return key
+        same = [name for name in names if normalize("NFC", name) == normalize("NFC", part)]
+        found = os.path.join(found, same[0] if len(same) == 1 else part)
+    return found
 
 
 def _key(roots: tuple[Path, ...], name: str) -> str:

@@ -18,10 +18,10 @@ from typing import Any
 from stage_effects import drawn
 
 import ovlabel
-from ovlabel.evaluation.ablation import _Tally
 from ovlabel.evaluation.class_map import map_classes
 from ovlabel.evaluation.matching import match
 from ovlabel.evaluation.metrics import mean, miou, miou_present, pixel_accuracy
+from ovlabel.evaluation.tally import Tally, with_boundaries
 from ovlabel.evaluation.truth import TruthClass, open_truth
 from ovlabel.pictures.read import decode, read_file
 from ovlabel.run.listing import list_images
@@ -64,13 +64,13 @@ def main() -> None:
             masks = list(match(list(items), truth).items())[: given.limit]
             made = ovlabel.build(config, offline=True)
             table = map_classes(made.bank.classes, truth.classes).table()
-            tally, spent = _Tally(len(truth.classes)), 0.0
+            tally, spent = Tally(len(truth.classes)), 0.0
             for key, mask in masks:
                 image, true = decode(read_file(items[key].path)[0]), truth.read(mask)
                 begun = time.perf_counter()
                 labels = made(image).labels
                 spent += time.perf_counter() - begun
-                tally.add(true, table[labels])
+                tally.add(with_boundaries(true, table[labels], len(truth.classes)))
             scores = tally.scores(truth, tuple(key for key, _ in masks))
             assert scores.boundaries is not None
             edges, person = mean(scores.boundaries.f1_by_class()), scores.person()

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import ovlabel
-from ovlabel.evaluation.ablation import CachedTraces, _Tally
+from ovlabel.evaluation.ablation import CachedTraces
 from ovlabel.evaluation.class_map import map_classes
 from ovlabel.evaluation.matching import match
 from ovlabel.evaluation.metrics import mean, miou, miou_present, pixel_accuracy
+from ovlabel.evaluation.tally import Tally, with_boundaries
 from ovlabel.evaluation.truth import TruthClass, open_truth
 from ovlabel.pictures.read import decode, read_file
 from ovlabel.run.listing import list_images
@@ -96,7 +97,7 @@ def main() -> None:
         for row in given.rows.split(";"):
             stages = (*whole.stack, *(make_stage(StageConfig(use, tuple(f.items()))) for use, f in ROWS[row]))
             made[row] = Segmenter(encoder, whole.bank, Stack(stages), config)
-        tallies = {row: _Tally(len(truth.classes)) for row in made}
+        tallies = {row: Tally(len(truth.classes)) for row in made}
         items = {item.key: item for item in list_images(folder / "images")}
         masks = list(match(list(items), truth).items())[: given.limit]
         for index, (key, mask) in enumerate(masks):
@@ -104,7 +105,8 @@ def main() -> None:
             encoder.forget()
             for row, segmenter in made.items():
                 encoder.rewind()
-                tallies[row].add(true, table[segmenter(image).labels])
+                found = table[segmenter(image).labels]
+                tallies[row].add(with_boundaries(true, found, len(truth.classes)))
             print(f"{index + 1}/{len(masks)}", end="\r", flush=True)
         print(f"{len(masks)} images, base {base}")
         print(f"{'':<20}{'mIoU':>8}{'present':>9}{'accuracy':>10}{'boundary F1':>13}{'person':>8}")

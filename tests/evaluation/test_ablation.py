@@ -94,4 +94,5 @@ def test_images_without_masks_are_refused(drawn: Path, ovlabel: Run) -> None:
     (drawn / "truth" / "scene-01.png").unlink()
     said = ovlabel("ablate", drawn / "images", drawn / "truth", "--vocab", "demo", "--model", "demo")
     assert said.code == 2
-    assert "no image of" in said.refusal
+    assert "no image has a mask of its name: images scene-00.jpg" in said.refusal
+    assert "masks other (1)" in said.refusal

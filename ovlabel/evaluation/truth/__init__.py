@@ -8,6 +8,8 @@ the same dataset, or from the dataset's own JSON.
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +21,7 @@ from ovlabel.evaluation.truth.table import CONVENTIONS
 __all__ = ["CONVENTIONS", "IGNORED", "Convention", "Truth", "TruthClass", "open_truth"]
 
 
-def open_truth(place: Path, convention: str, own: Iterable[TruthClass]) -> Truth:
+def open_truth(place: Path, convention: str, own: Iterable[TruthClass], ending: str | None = None) -> Truth:
     """Open the ground truth that lies at a place. Masks are found now, and read when they are asked for.
 
     Args:
@@ -27,15 +29,21 @@ def open_truth(place: Path, convention: str, own: Iterable[TruthClass]) -> Truth
             folder that holds it.
         convention: a name of CONVENTIONS.
         own: the classes of the store's vocabulary in label order, which "raw" takes.
+        ending: what the masks' names end in and those of their images do not; None for the convention's own.
 
     Raises:
-        TruthError: there is no such convention, nothing is there, or an image has two masks.
+        TruthError: there is no such convention, nothing is there, or an image has two masks; an ending is given for a
+            JSON, which names the images itself.
     """
     if convention not in CONVENTIONS:
         raise TruthError(unknown("ground-truth convention", convention, CONVENTIONS))
-    if not place.exists():
+    if not os.path.exists(place):  # Path.exists raises for some paths
         raise TruthError(f"no ground truth at {place}")
     entry = CONVENTIONS[convention]
+    if ending is not None:
+        if entry.reader.startswith("coco_"):
+            raise TruthError(f"--mask-ending is for folders of masks; the JSON of '{convention}' names the images")
+        entry = dataclasses.replace(entry, ending=ending)
     reader = import_module(f"ovlabel.evaluation.truth.{entry.reader}")
     truth: Truth = reader.open_at(place, entry, tuple(own))
     return truth

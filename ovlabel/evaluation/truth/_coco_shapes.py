@@ -15,6 +15,23 @@ from ovlabel.errors import short
 _OUTLINE = 2_000_000  # pixels that a polygon may be long: pycocotools takes 80 bytes for each
 
 
+def is_empty(segmentation: Any) -> bool:
+    """Whether a segmentation, as it stands in the JSON, is none: nothing, no runs, or no outline of three points."""
+    if isinstance(segmentation, list):
+        return not any(not isinstance(outline, list) or _encloses(outline) for outline in segmentation)
+    return not (segmentation.get("counts") if isinstance(segmentation, dict) else segmentation)
+
+
+def in_fractions(segmentation: Any) -> bool:
+    """Whether a segmentation is of polygons all of whose coordinates lie within 0 … 1, as those of YOLO do."""
+    if not isinstance(segmentation, list) or not segmentation:
+        return False
+    try:
+        return all(min(outline) >= 0 and max(outline) <= 1 for outline in segmentation)
+    except (TypeError, ValueError):
+        return False
+
+
 def draw(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     """Draw one annotation's segmentation.
 
@@ -30,6 +47,8 @@ def draw(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     """
     if isinstance(segmentation, list):
         return _fill(segmentation, size)
+    if not isinstance(segmentation, dict):
+        raise ValueError("its segmentation is neither polygons nor run lengths")
     runs, claimed = segmentation["counts"], segmentation.get("size", size)
     runs = _unpack(runs.encode()) if isinstance(runs, str) else runs
     if list(claimed) != list(size):
@@ -40,18 +59,31 @@ def draw(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     return np.repeat(inside, runs).reshape(size[1], size[0]).T  # runs go column by column
 
 
+def _encloses(outline: list[Any]) -> bool:
+    """Whether an outline x y x y … has three points; pycocotools takes one of two for a box."""
+    return len(outline) >= 6 or any(isinstance(point, list) for point in outline)
+
+
 def _fill(polygons: list[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
     """The pixels inside any of the polygons, each x y x y …"""
     from pycocotools import mask as coco_mask
 
+    if not all(isinstance(polygon, list) for polygon in polygons):
+        raise ValueError("write its polygons as [[x, y, x, y, …], …]")
+    outlines = []
     for polygon in polygons:
         points = np.array(polygon, np.float64).reshape(-1, 2)
         near = bool((np.abs(points) <= _OUTLINE).all())  # False for NaN too
         if not near or np.abs(np.diff(points, axis=0, append=points[:1])).sum() > _OUTLINE:
             raise ValueError("an outline is longer than any in a photograph")
-    if not polygons or not size[0] * size[1]:
+        if len(points) >= 3:
+            outlines.append(points)
+    if not outlines or not size[0] * size[1]:
         return np.zeros(size, bool)
-    return np.asarray(coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, *size))).astype(bool))
+    if all((p.max(0) <= 0).any() or (p.min(0) >= (size[1], size[0])).any() for p in outlines):
+        raise ValueError(f"its outlines lie outside the image, which is {size[0]} × {size[1]} pixels")
+    runs = coco_mask.frPyObjects([points.ravel().tolist() for points in outlines], *size)
+    return np.asarray(coco_mask.decode(coco_mask.merge(runs)).astype(bool))
 
 
 def _unpack(text: bytes) -> list[int]:

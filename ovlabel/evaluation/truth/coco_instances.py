@@ -5,6 +5,8 @@ Larger instances are drawn first, so that a cup on a table stays a cup. A crowd 
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ovlabel.errors import TruthError, short
-from ovlabel.evaluation.truth._coco_json import MALFORMED, category_name, check_count, read_table
-from ovlabel.evaluation.truth._coco_shapes import draw
+from ovlabel.errors import short, shown
+from ovlabel.evaluation.truth._coco_json import (
+    MALFORMED,
+    Categories,
+    Identity,
+    identity,
+    name_of_image,
+    not_whole,
+    read_categories,
+    read_images,
+    read_table,
+    value_of,
+)
+from ovlabel.evaluation.truth._coco_shapes import draw, in_fractions, is_empty
 from ovlabel.evaluation.truth._pictures import check_size
 from ovlabel.evaluation.truth.masks import classes_of
-from ovlabel.evaluation.truth.nouns import IGNORED, Convention, Truth, TruthClass
+from ovlabel.evaluation.truth.nouns import IGNORED, REASON, Convention, Truth, TruthClass
 from ovlabel.text.vocabulary import load_vocabulary
 
+log = logging.getLogger("ovlabel")
+
 _WHAT = "instances JSON (annotations with segmentation)"
+_SLIVER = 4  # pixels: an object as small may hold the centre of none
 
 
 @dataclass(frozen=True)
@@ -28,67 +44,135 @@ class _Instances:
     """What is taken from the JSON.
 
     Attributes:
-        names: the categories, in the order of the file.
-        index_of: 1 + the place of a category in `names`, by the category's id; 0 is left for no instance.
+        categories: the categories.
         images: the JSON's entry of every image, by the image's path without suffix.
-        annotations: those of every image, by the image's id, the largest first.
+        annotations: those of every image, by the image's id.
     """
 
-    names: list[str]
-    index_of: dict[int, int]
+    categories: Categories
     images: dict[str, dict[str, Any]]
-    annotations: dict[int, list[dict[str, Any]]]
+    annotations: dict[Identity, list[dict[str, Any]]]
 
     def values(self, name: str, _: Path) -> NDArray[np.uint16]:
-        """Draw an image's instances: H × W, 0 where there is none."""
+        """Draw an image's instances: H × W, 1 + the index of the category, 0 where there is none."""
         image = self.images[name]
-        height, width = int(image["height"]), int(image["width"])
-        check_size(height, width)
-        indices = np.zeros((height, width), np.uint16)
-        for entry in self.annotations[int(image["id"])]:
-            indices[_drawn(entry, (height, width))] = self.index_of[int(entry["category_id"])]
+        size = _size(image)
+        indices = np.zeros(size, np.uint16)
+        entries = self.annotations[identity(image["id"])]
+        areas = [_area(entry) or int(_drawn(entry, size).sum()) for entry in entries]
+        for place in sorted(range(len(entries)), key=lambda place: -areas[place]):
+            index = self.categories.index(entries[place], "annotation")
+            indices[_drawn(entries[place], size)] = 1 + index
         return indices
+
+
+def _size(image: dict[str, Any]) -> tuple[int, int]:
+    """Height and width of an image, pixels. Raises ValueError where the JSON does not say."""
+    height, width = (int(value_of(image, name, "the image")) for name in ("height", "width"))
+    check_size(height, width)
+    if not height * width:
+        raise ValueError(f"the image {shown(image['id'])} is {height} × {width} pixels")
+    return height, width
+
+
+def _area(entry: dict[str, Any]) -> float:
+    """The area that an annotation claims, pixels; 0 where it claims none. Raises ValueError for what is no number."""
+    area = float(entry.get("area") or 0)
+    return area if math.isfinite(area) and area > 0 else 0.0
+
+
+def _may_be_empty(entry: dict[str, Any]) -> bool:
+    """Whether an annotation says that its object is as small as nothing."""
+    return entry.get("area") is not None and _area(entry) <= _SLIVER
 
 
 def _drawn(entry: dict[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]:
     """An annotation's mask. Raises ValueError, which names the annotation."""
     try:
-        return draw(entry["segmentation"], size)
+        drawn = draw(entry["segmentation"], size)
+        if isinstance(entry["segmentation"], dict) and not drawn.any() and not _may_be_empty(entry):
+            raise ValueError("its runs hold no pixel")
+        return drawn
     except Exception as error:  # pycocotools raises errors of many kinds on a shape of another form
-        reason = f"{type(error).__name__} {short(error)}"
-        raise ValueError(f"annotation {short(entry.get('id', '?'))}: {reason}") from None
+        reason = short(error, REASON) if type(error) is ValueError else f"{type(error).__name__} {short(error)}"
+        raise ValueError(f"annotation {shown(entry.get('id', '?'))}: {reason}") from None
 
 
 def open_at(place: Path, convention: Convention, own: tuple[TruthClass, ...]) -> Truth:
     """Open an instances JSON; arguments and errors as in `open_truth`."""
-    path, table = read_table(place, {"image_id", "segmentation"}, _WHAT)
+    path, table = read_table(place, ("image_id", "segmentation"), _WHAT)
+    only = 0 in convention.ignored
     try:
-        instances = _instances(table)
+        categories = read_categories(path, table)
+        images = read_images(table)
+        annotations = _with_shapes(_annotations(table, categories, images), only)
+        instances = _Instances(categories, _by_name(images), annotations)
     except MALFORMED as error:
-        raise TruthError(f"{path} is no whole instances JSON: {type(error).__name__} {short(error)}") from None
-    check_count(path, len(instances.names))
-    if len(instances.images) < len(instances.annotations):
-        raise TruthError(f"{path} names an image twice")
-    files = dict.fromkeys(instances.images, path)
-    background, classes = _classes(instances.names)
-    if 0 in convention.ignored:
-        without = np.append(IGNORED, np.arange(65535)).astype(np.uint16)
-        return Truth(convention.name, classes, files, instances.values, without)
-    every = np.arange(65536, dtype=np.uint16)
-    return Truth(convention.name, (background, *classes), files, instances.values, every)
+        raise not_whole(path, "instances", error) from None
+    background, classes = _classes(categories.names)
+    values = np.append(IGNORED, np.arange(65535)).astype(np.uint16)
+    if not only:
+        values, classes = _on_background(background, classes)
+    return Truth(convention.name, classes, dict.fromkeys(instances.images, path), instances.values, values)
 
 
-def _instances(table: dict[str, Any]) -> _Instances:
-    """The parts of the JSON that are used. Raises one of MALFORMED where they are not as they must be."""
-    categories = [(int(entry["id"]), category_name(entry["name"])) for entry in table["categories"]]
-    index_of = {identity: index for index, (identity, _) in enumerate(categories, start=1)}
-    images = {int(image["id"]): image for image in table["images"]}
-    annotations: dict[int, list[dict[str, Any]]] = {key: [] for key in images}
-    for entry in sorted(table["annotations"], key=lambda entry: -float(entry.get("area", 0))):
-        index_of[int(entry["category_id"])]  # a category that is not there is an error now, not when it is drawn
-        annotations[int(entry["image_id"])].append(entry)
-    by_name = {Path(image["file_name"]).with_suffix("").as_posix(): image for image in images.values()}
-    return _Instances([name for _, name in categories], index_of, by_name, annotations)
+def _annotations(
+    table: dict[str, Any], categories: Categories, images: dict[Identity, dict[str, Any]]
+) -> dict[Identity, list[dict[str, Any]]]:
+    """The annotations of every image that the JSON lists; how many others it has is logged.
+
+    Raises:
+        ValueError: an annotation is not as it must be, or none is of such an image.
+    """
+    found: dict[Identity, list[dict[str, Any]]] = {key: [] for key in images}
+    strays: list[dict[str, Any]] = []
+    for entry in table["annotations"]:
+        own = found.get(identity(value_of(entry, "image_id", "annotation")))
+        (strays if own is None else own).append(entry)
+        categories.index(entry, "annotation")
+        _area(entry)
+    if strays:
+        first = f"annotation {shown(strays[0].get('id', '?'))} is of the image {shown(strays[0]['image_id'])}"
+        if len(strays) == len(table["annotations"]):
+            raise ValueError(f"none of its annotations is of an image that it lists: {first}")
+        count = f"{len(strays)} of {len(table['annotations'])} annotations"
+        log.warning("%s are of images that the JSON does not list, and are passed over: %s", count, first)
+    return found
+
+
+def _with_shapes(annotations: dict[Identity, list[dict[str, Any]]], only: bool) -> dict[Identity, list[dict[str, Any]]]:
+    """The annotations that have a mask. Where pixels of no instance do not count, it is logged how many have none.
+
+    Raises:
+        ValueError: one has no mask, and its object would count as background; or all coordinates are fractions.
+    """
+    every = [entry for entries in annotations.values() for entry in entries]
+    empty = [entry for entry in every if is_empty(entry.get("segmentation"))]
+    if empty:
+        first = (
+            f"annotation {shown(empty[0].get('id', '?'))}: it has no mask, as {len(empty)} of {len(every)} have none"
+        )
+        if not only:
+            raise ValueError(f"{first}; the objects would be background, so take these annotations or their images out")
+        log.warning("%s; the objects do not count", first)
+    if every and all(in_fractions(entry.get("segmentation")) for entry in every):
+        raise ValueError("all its polygons lie within 0 … 1; COCO's are in pixels")
+    without = {id(entry) for entry in empty}
+    return {key: [entry for entry in own if id(entry) not in without] for key, own in annotations.items()}
+
+
+def _by_name(images: dict[Identity, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The images by their paths without suffix. Raises ValueError where two have one path, or one is not whole."""
+    found: dict[str, dict[str, Any]] = {}
+    for image in images.values():
+        _size(image)
+        first = found.setdefault(name_of_image(image), image)
+        if first is not image:
+            ids = f"{shown(first['id'])} and {shown(image['id'])}"
+            raise ValueError(
+                f"it names an image twice, but for the suffix: {shown(image.get('file_name'))} (ids {ids})"
+            )
+    return found
 
 
 def _classes(names: list[str]) -> tuple[TruthClass, tuple[TruthClass, ...]]:
@@ -97,3 +181,16 @@ def _classes(names: list[str]) -> tuple[TruthClass, tuple[TruthClass, ...]]:
     background = TruthClass("background", known["background"].covers, "stuff")
     plain = {name: known.get(name, TruthClass(name, (name,))) for name in names}
     return background, tuple(TruthClass(name, plain[name].covers, "thing", plain[name].group) for name in names)
+
+
+def _on_background(
+    background: TruthClass, classes: tuple[TruthClass, ...]
+) -> tuple[NDArray[np.uint16], tuple[TruthClass, ...]]:
+    """`Truth.table` and the classes, the background first. A category of its name is one class with it."""
+    others = tuple(entry for entry in classes if entry.name.casefold() != background.name)
+    if len(others) < len(classes):
+        log.warning("the category '%s' and pixels of no instance are one class", background.name)
+    table = np.arange(65536, dtype=np.uint16)
+    place_of = {entry: index for index, entry in enumerate(others, start=1)}
+    table[1 : len(classes) + 1] = [place_of.get(entry, 0) for entry in classes]
+    return table, (background, *others)

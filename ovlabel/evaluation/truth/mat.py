@@ -34,13 +34,22 @@ def read_mat(path: Path) -> NDArray[np.int64]:
         raise ValueError(f"no MATLAB file ({error})") from None
     if "LabelMap" not in held:
         raise ValueError("it holds no LabelMap, which PASCAL-Context's files do")
-    return _checked(held["LabelMap"])
-
-
-def _checked(values: NDArray[Any]) -> NDArray[np.int64]:
-    """The label map as integers."""
+    values = held["LabelMap"]
     if values.ndim != 2 or values.dtype.kind not in "uif":
         raise ValueError(f"its LabelMap is {values.dtype} of {values.shape}, where h × w numbers are wanted")
-    if not np.isfinite(values).all():
-        raise ValueError("its LabelMap holds values that are no numbers")
-    return np.asarray(values).astype(np.int64)
+    return as_ids(values)
+
+
+def as_ids(values: NDArray[Any]) -> NDArray[Any]:
+    """Ids as integers in the order of bytes of this machine; those that are integers already are not copied.
+
+    Raises:
+        ValueError: a value is no whole number.
+    """
+    if values.dtype == bool:
+        return values.astype(np.uint8)
+    if values.dtype.kind != "f":
+        return values.astype(values.dtype.newbyteorder("="), copy=False)
+    if not np.isfinite(values).all() or (values != np.rint(values)).any():
+        raise ValueError("it holds values that are no whole numbers")
+    return values.clip(-1, 2**31).astype(np.int64)

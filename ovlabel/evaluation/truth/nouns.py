@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 IGNORED = 65535  # in what `Truth.read` returns: the pixel does not count
 OUTSIDE = 65534  # in `Truth.table`: the convention has no such value
+REASON = 300  # characters of a reason in a message, at most
 MOST_CLASSES = 65_534  # indices that uint16 holds beside these two
 
 
@@ -117,4 +118,4 @@ class Truth:
 def _reason(error: Exception) -> str:
     """The reason of an error, for a message; its type where it has none."""
     reason = error.strerror or error if isinstance(error, OSError) else error
-    return short(reason) or type(error).__name__
+    return short(reason, REASON) or type(error).__name__
