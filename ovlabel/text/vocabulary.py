@@ -26,7 +26,7 @@ from ovlabel.text.oddities import odd_names
 KINDS = ("stuff", "thing", "material")
 INLINE = "classes:"  # text.vocabulary = "classes:cat, dog, grass"
 MOST_CLASSES = 65_534  # labels have 16 bits, and two of their values are no class
-_NAME, _SENTENCE = 200, 2000  # most characters of a name and of a sentence (CLIP reads about 300)
+_NAME, MOST_OF_SENTENCE = 200, 2000  # most characters of a name and of a sentence (CLIP reads about 300)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")  # not allowed in names
 _T = TypeVar("_T")
 _KIND_NAMES: dict[type, str] = {bool: "true or false", int: "a whole number", str: "a string in quotes"}
@@ -182,10 +182,17 @@ def check_sentences(where: str, sentences: Iterable[str]) -> None:
         ConfigError: a sentence that is too long or contains another control character.
     """
     for sentence in sentences:
-        if len(sentence) > _SENTENCE:
-            raise ConfigError(f"{where}: a sentence has {len(sentence)} letters ({short(sentence)}), not {_SENTENCE}")
+        if len(sentence) > MOST_OF_SENTENCE:
+            raise ConfigError(
+                f"{where}: a sentence has {len(sentence)} letters ({short(sentence)}), not {MOST_OF_SENTENCE}"
+            )
         if _CONTROL.search(re.sub(r"[\t\n\r]", " ", sentence)):
             raise ConfigError(f"{where}: {shown(sentence)} holds a control character; take it out")
+
+
+def without_controls(text: str) -> str:
+    """A text in which every character that no name may hold is a blank."""
+    return _CONTROL.sub(" ", text)
 
 
 def _checked(where: object, vocabulary: Vocabulary) -> Vocabulary:
