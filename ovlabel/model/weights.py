@@ -5,6 +5,7 @@ Caches are tried before downloads. The file is read by `ovlabel.model.pickles`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -70,6 +71,19 @@ def find(weights: str, model: str, tags: list[str], tag_config: dict[str, Any] |
             f"{HUB}owner/name or random:SEED"
         )
     raise WeightsError(unknown(f"pretrained tag of {model}", weights, tags))
+
+
+def local_file(weights: str) -> Path:
+    """The file of `encoder.weights` on this machine, as its name says: the one in a folder, else the path.
+
+    Args:
+        weights: as for `find`.
+    """
+    path = Path(os.path.expanduser(weights))
+    if os.path.isdir(path):
+        with contextlib.suppress(WeightsError):
+            return _in_folder(path)
+    return path
 
 
 def origin(weights: str, tag_config: dict[str, Any]) -> str:
