@@ -180,7 +180,7 @@ def file_sha256(path: Path) -> str:
 
 # Upper bounds of text files: bytes (65,534 classes of 120 characters each, which tomllib parses in 10 s), levels of
 # nesting, characters of a key, characters of a string value.
-_TEXT_BYTES = 8 * 2**20
+TEXT_BYTES = 8 * 2**20
 _DEPTH, _KEY, _STRING = 16, 1000, 100_000
 
 
@@ -195,7 +195,7 @@ def read_text(path: Path, kind: str = "text") -> str:
         ConfigError: it can't be read, is larger, is no regular file, or is in another encoding.
     """
     try:
-        data = read_up_to(path, _TEXT_BYTES)
+        data = read_up_to(path, TEXT_BYTES)
         return data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None

@@ -84,7 +84,7 @@ def vocab_show(
             prompts.setdefault(query.class_index, []).extend(query.prompts)
     for index, entry in enumerate(vocabulary.classes):
         asked = "" if entry.asked == (entry.name,) else f"  asked as: {', '.join(entry.asked)}"
-        print(f"{index:>4}  {entry.name:<20} {entry.kind:<9}{asked}")
+        print(printable(f"{index:>4}  {entry.name:<20} {entry.kind:<9}{asked}"))
         for prompt in prompts.get(index, []):
             print(f"{'':>6}{printable(prompt)}")
 
@@ -106,9 +106,11 @@ def vocab_check(
     queries = sum(len(entry.asked) for entry in vocabulary.classes)
     background = "a" if vocabulary.background is not None else "no"
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    print(f"{name}: {len(vocabulary.classes)} classes ({counts}), {queries} queries, {background} background")
+    print(
+        f"{printable(name)}: {len(vocabulary.classes)} classes ({counts}), {queries} queries, {background} background"
+    )
     for finding in check(vocabulary):
-        print(f"look at: {finding}")
+        print(f"look at: {printable(finding)}")
     for prompt in _cut_off(vocabulary, descriptions):
         print(f"look at: longer than CLIP reads, so its end is cut off: {printable(prompt)}")
 

@@ -6,11 +6,12 @@ is refused by name. Files may be hostile: nothing in them is run, and aliases of
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 from ovlabel.errors import ConfigError
-from ovlabel.files import open_regular, read_text
+from ovlabel.files import TEXT_BYTES, open_regular, read_text
 from ovlabel.text._class_lines import NO_BACKGROUND, from_lines
 from ovlabel.text._class_tables import from_table, is_table
 from ovlabel.text._class_trees import from_json, from_yaml
@@ -97,11 +98,11 @@ def text_of(path: Path) -> str:
     """
     try:
         with open_regular(path) as file:
-            head = file.read(_HEAD)
+            head, size = file.read(_HEAD), os.fstat(file.fileno()).st_size
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     kind = next((kind for start, kind in _BINARY.items() if head.startswith(start)), "")
-    if not kind and b"\0" in head and not head.startswith(_BYTE_ORDER_MARKS):
+    if not kind and size <= TEXT_BYTES and b"\0" in head and not head.startswith(_BYTE_ORDER_MARKS):
         kind = "a binary file, or UTF-16 without a byte order mark (save it as UTF-8)"
     if kind:
         raise ConfigError(f"{path} is {kind}, no vocabulary; write the classes one a line into a text file")

@@ -65,9 +65,10 @@ def ask(
 def _sentences(text: str, name: str) -> list[str]:
     """The lines of an answer without numbers, bullets and quotation marks around them, each once.
 
-    Characters that no sentence may hold become blanks, and lines that are too long for a sentence are left out.
+    Characters that no sentence may hold become blanks, several blanks one, and lines that are too long for a sentence are left out.
     """
-    lines = [re.sub(r'^[\s\-*•\d.)"]+|(?<!["\s])["\s]++$', "", without_controls(line)) for line in text.splitlines()]
+    plain = (" ".join(without_controls(line).split()) for line in text.splitlines())
+    lines = [re.sub(r'^[\s\-*•\d.)"]+|(?<!["\s])["\s]++$', "", line) for line in plain]
     found = [line for line in dict.fromkeys(lines) if line and len(line) <= MOST_OF_SENTENCE]
     if not found:
         raise ConfigError(f"the answer for '{name}' holds no sentence")

@@ -84,7 +84,8 @@ class Endpoint:
                 log.info("%s is busy (HTTP %d); trying again in %g s", url, error.code, pause)
                 time.sleep(pause)
             except _FAILED as error:
-                raise ConfigError(f"{url} gave no answer: {self._hidden(str(error) or repr(error))}") from None
+                reason = error.reason if isinstance(error, urllib.error.URLError) else error
+                raise ConfigError(f"{url} gave no answer: {self._hidden(str(reason) or repr(reason))}") from None
         raise AssertionError  # the last try returns or raises
 
     def _answer(self, url: str, question: str) -> bytes:

@@ -360,5 +360,8 @@ def test_the_command_line_says_what_looks_odd(tmp_path: Path, ovlabel: Run) -> N
     said = ovlabel("vocab", "check", tmp_path / "c.txt")
     assert said.code == 0
     assert "look at: '1: car' begins with a number" in said.out
+    (tmp_path / "c.txt").write_text("cat\ncat\u202e\u200b\n")
+    for command in ("check", "show"):
+        assert all(line.isprintable() for line in ovlabel("vocab", command, tmp_path / "c.txt").out.splitlines())
     (tmp_path / "c.txt").write_text("<html>")
     assert "a page of HTML" in ovlabel("vocab", "check", tmp_path / "c.txt").refusal

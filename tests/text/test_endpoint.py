@@ -241,7 +241,7 @@ def test_odd_characters_of_an_answer_do_no_harm(serve: Any, describe: Any, tmp_p
     text = "A cat \ud83d sits.\nA \x1b[31mred\x7f cat\x00.\nA \u2028 猫 is a cat."
     assert describe(serve(says(text)).address()).code == 0
     said = load_descriptions(tmp_path / "said.toml", load_vocabulary(str(tmp_path / "words.toml")))
-    assert said["cat"][0] == "A cat   sits."
+    assert said["cat"][0] == "A cat sits."
     assert "猫 is a cat." in said["cat"][-1]
 
 
