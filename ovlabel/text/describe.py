@@ -65,7 +65,7 @@ def ask(
 def _sentences(text: str, name: str) -> list[str]:
     """The lines of an answer without numbers, bullets and quotation marks around them, each once.
 
-    Characters that no sentence may hold become blanks, several blanks one, and lines that are too long for a sentence are left out.
+    Characters that no sentence may hold become blanks, several blanks one; lines too long for a sentence are left out.
     """
     plain = (" ".join(without_controls(line).split()) for line in text.splitlines())
     lines = [re.sub(r'^[\s\-*•\d.)"]+|(?<!["\s])["\s]++$', "", line) for line in plain]
