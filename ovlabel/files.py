@@ -6,6 +6,7 @@ Uses the standard library only.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import functools
@@ -288,26 +289,27 @@ def file_sha256(path: Path) -> str:
 
 # Upper bounds of text files: bytes (65,534 classes of 120 characters each, which tomllib parses in 10 s), levels of
 # nesting, characters of a key, characters of a string value.
-_TEXT_BYTES = 8 * 2**20
+TEXT_BYTES = 8 * 2**20
 _DEPTH, _KEY, _STRING = 16, 1000, 100_000
 
 
 def read_text(path: Path, kind: str = "text") -> str:
-    """The content of a text file in UTF-8, of at most 8 MiB.
+    """The content of a text file of at most 8 MiB, in UTF-8, or in UTF-16 with a byte order mark.
 
     Args:
         path: the file.
         kind: the format, as error messages call it.
 
     Raises:
-        ConfigError: it can't be read, is larger, is no regular file, or is not UTF-8.
+        ConfigError: it can't be read, is larger, is no regular file, or is in another encoding.
     """
     try:
-        return read_up_to(path, _TEXT_BYTES).decode("utf-8-sig")
+        data = read_up_to(path, TEXT_BYTES)
+        return data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise ConfigError(f"{path} is not valid {kind}: {error}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not valid {kind}: byte {error.start} is not UTF-8; save it as UTF-8") from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -35,10 +35,12 @@ if TYPE_CHECKING:
     from ovlabel.run.job import Job
     from ovlabel.run.result import RunResult
     from ovlabel.settings.keys import Config
+    from ovlabel.text.vocabulary import Vocabulary
 
 log = logging.getLogger("ovlabel")
 
 _NAMED = 20  # absent paths that are named
+_DOUBTS = 5  # sentences on a vocabulary that are said
 _LOG_FORMATS = ("text", "json")
 
 
@@ -157,7 +159,7 @@ def annotate(
     how = RunOptions(selection, chunk, offline, wait, workers or 0, scheduler or "", patience)
     job = prepare(folder, config, out, how)
     if job.pending:
-        _warn(config)
+        _warn(config, job.plan.identity.vocabulary)
     start = time.monotonic()
     annotate_pending(job)
     result = RunResult.of(job, time.monotonic() - start)
@@ -181,8 +183,15 @@ def _names(source: str) -> tuple[str, ...]:
         raise ConfigError(f"--list {source}: {error.strerror}") from None
 
 
-def _warn(config: Config) -> None:
-    """Say so where the labels of a run will mean nothing."""
+def _warn(config: Config, vocabulary: Vocabulary) -> None:
+    """Say so where the labels of a run will mean nothing, or its vocabulary seems to be read otherwise than meant."""
+    from ovlabel.text.vocabulary import doubts
+
+    found = doubts(vocabulary)
+    for doubt in found[:_DOUBTS]:
+        log.warning("vocabulary %s: %s", printable(vocabulary.name), doubt)
+    if len(found) > _DOUBTS:
+        log.warning("and %d more: ovlabel vocab check", len(found) - _DOUBTS)
     if config.encoder.weights.startswith("random:"):
         log.warning("random weights: the labels of this run mean nothing")
     elif config.encoder.model == "demo" and config.encoder.weights == "auto":

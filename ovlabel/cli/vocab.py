@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -140,27 +141,37 @@ def vocab_describe(
         Path | None, typer.Option(metavar="FILE", help="A file of answers instead: 'class: sentence' lines.")
     ] = None,
     count: Annotated[int, typer.Option(min=1, metavar="N", help="Sentences a class.")] = 20,
+    timeout: Annotated[
+        float, typer.Option(min=1, max=3600, metavar="SECONDS", help="The most that an answer may take.")
+    ] = 60,
 ) -> None:
     """Write sentences that describe each class: by a language model you name, or from its answers in a file.
 
     The endpoint's key is read from $OPENAI_API_KEY. Nothing is ever asked while annotating.
+    With --endpoint, classes that FILE holds already are not asked for again.
 
     \b
     Example:
       ovlabel vocab describe my.toml sentences.toml --answers answers.txt
     """
     from ovlabel.text import describe
+    from ovlabel.text.endpoint import Endpoint
+    from ovlabel.text.prompts import load_descriptions
     from ovlabel.text.vocabulary import load_vocabulary
 
     vocabulary = load_vocabulary(name)
     names = [entry.name for index, entry in enumerate(vocabulary.classes) if index != vocabulary.background]
     if (endpoint is None) == (answers is None):
         raise ConfigError("name one of --endpoint and --answers")
+    describe.check_writable(out)
+    sentences: Mapping[str, Sequence[str]]
     if answers is not None:
         sentences = describe.read_answers(answers, names)
+        describe.write(out, sentences)
     else:
-        sentences = describe.ask(names, str(endpoint), model, count, describe.api_key())
-    describe.write(out, sentences)
+        server = Endpoint.checked(str(endpoint), model, describe.api_key(), timeout)
+        known = load_descriptions(out, vocabulary) if out.exists() else {}
+        sentences = describe.ask(names, server, count, known, lambda found: describe.write(out, found))
     say(f"{sum(map(len, sentences.values()))} sentences for {len(sentences)} classes in {out}")
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from ovlabel.errors import ConfigError, printable
 from ovlabel.formats._components import components
 from ovlabel.formats._export import NO_LABEL, Export, ExportClass, LabelledImage
+from ovlabel.text.class_lists import NO_BACKGROUND
 
 Colour = tuple[int, int, int]
 _BACKGROUND: Colour = (0, 0, 0)
@@ -58,7 +59,8 @@ def _write_label_map(export: Export, colours: list[Colour]) -> None:
             f"CVAT's label map has no place for ':' or a line break in a name ({bad!r}); rename the class"
         )
     lines = "".join(f"{name}:{','.join(map(str, colour))}::\n" for name, colour in rows.items())
-    export.file("labelmap.txt").write_text(f"# label:color_rgb:parts:actions\n{lines}", encoding="utf-8")
+    head = "# label:color_rgb:parts:actions\n" + (f"{NO_BACKGROUND}\n" if "background" not in names else "")
+    export.file("labelmap.txt").write_text(head + lines, encoding="utf-8")
 
 
 def _objects(classes: tuple[ExportClass, ...], image: LabelledImage) -> NDArray[np.uint32]:

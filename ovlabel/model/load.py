@@ -22,8 +22,9 @@ from ovlabel.errors import ConfigError, WeightsError, short, shown, unknown
 from ovlabel.files import file_sha256, read_json
 from ovlabel.model.clip import Clip
 from ovlabel.model.device import pick_device
+from ovlabel.model.layouts import open_clip_names
 from ovlabel.model.pickles import read
-from ovlabel.model.weights import Source, find, origin
+from ovlabel.model.weights import Source, find, origin, transformers_activation
 from ovlabel.settings.keys import EncoderConfig
 from ovlabel.types import EncoderIdentity
 
@@ -108,17 +109,25 @@ def _load_weights(
     tags = list_pretrained_tags_by_model(name)
     source = find(weights, name, tags, tag, offline)
     tensors, openai = read(source.path)
+    try:
+        tensors, converted = open_clip_names(tensors)
+    except WeightsError as error:
+        raise WeightsError(f"{source.path}: {error}") from None
     quick_gelu = bool(table.get("quick_gelu", False))
-    wanted = True if openai else source.quick_gelu
+    wanted = True if openai else transformers_activation(source.path) if converted else source.quick_gelu
     if wanted is None:
-        log.info("the weights don't say their activation; taking the model's (quick_gelu = %s)", quick_gelu)
+        log.log(
+            logging.WARNING if converted else logging.INFO,
+            "the weights don't say their activation; taking the model's (quick_gelu = %s)",
+            quick_gelu,
+        )
     elif wanted != quick_gelu:
         raise WeightsError(
             f"the weights were trained with {'QuickGELU' if wanted else 'GELU'}, but {name} has "
             f"{'QuickGELU' if quick_gelu else 'GELU'}: pass a --model whose config has quick_gelu = "
             f"{str(wanted).lower()} ({_sibling(name, wanted)})"
         )
-    _fill(model, tensors, source.path)
+    _fill(model, tensors, f"{source.path} (in transformers' layout)" if converted else str(source.path))
     return source
 
 
@@ -256,7 +265,7 @@ def _plain_vit(model: CLIP | CustomTextCLIP) -> None:
             raise ConfigError(f"the image tower is not a plain ViT: it has {reason}")
 
 
-def _fill(model: CLIP | CustomTextCLIP, tensors: dict[str, Tensor], path: Path) -> None:
+def _fill(model: CLIP | CustomTextCLIP, tensors: dict[str, Tensor], where: str) -> None:
     """Copy the tensors into the model; every name and every shape must match."""
     if isinstance(model, CustomTextCLIP) and "positional_embedding" in tensors:
         tensors = convert_to_custom_text_state_dict(tensors)
@@ -277,7 +286,7 @@ def _fill(model: CLIP | CustomTextCLIP, tensors: dict[str, Tensor], path: Path) 
         if names
     ]
     if parts:
-        raise WeightsError(f"{path} does not fit the model: {'; '.join(parts)}. Is --model the right one?")
+        raise WeightsError(f"{where} does not fit the model: {'; '.join(parts)}. Is --model the right one?")
     model.load_state_dict(tensors)
 
 

@@ -5,8 +5,10 @@ Caches are tried before downloads. The file is read by `ovlabel.model.pickles`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,12 @@ from ovlabel.files import read_up_to
 
 HUB = "hf-hub:"
 _HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_TRANSFORMERS_FILES = ("model.safetensors", "pytorch_model.bin")
+_SUFFIXES = (".safetensors", ".sft", ".bin", ".pt", ".pth", ".ckpt")
 _CONFIG_BYTES = 2**20
+_REPOSITORY = re.compile(
+    r"(?:(?:https?://)?(?:huggingface\.co|hf\.co)/|hf[:/]+|hf_hub[:/]+)?(?P<owner>[\w.-]+)/(?P<name>[\w.@-]+)/?"
+)
 
 
 @dataclass
@@ -54,14 +61,29 @@ def find(weights: str, model: str, tags: list[str], tag_config: dict[str, Any] |
         return _from_hub(weights.removeprefix(HUB), offline)
     if tag_config is not None:
         return _from_tag(weights, model, tag_config, offline)
+    if os.path.isdir(path):
+        return _with_sibling_config(Source(_in_folder(path)))
     if path.suffix or os.sep in weights:
-        raise WeightsError(f"no weights file {weights}")
+        raise WeightsError(_no_file(weights, path))
     if not tags:
         raise WeightsError(
             f"unknown weights '{weights}': {model} has no pretrained tags; pass --weights FILE, "
             f"{HUB}owner/name or random:SEED"
         )
     raise WeightsError(unknown(f"pretrained tag of {model}", weights, tags))
+
+
+def local_file(weights: str) -> Path:
+    """The file of `encoder.weights` on this machine, as its name says: the one in a folder, else the path.
+
+    Args:
+        weights: as for `find`.
+    """
+    path = Path(os.path.expanduser(weights))
+    if os.path.isdir(path):
+        with contextlib.suppress(WeightsError):
+            return _in_folder(path)
+    return path
 
 
 def origin(weights: str, tag_config: dict[str, Any]) -> str:
@@ -95,7 +117,7 @@ def find_file(name: str, files: tuple[str, ...], *, offline: bool) -> Path:
     if os.path.isfile(path):
         return path
     if not name.startswith(HUB):
-        raise WeightsError(f"no weights file {name}; a repository is written {HUB}owner/name")
+        raise WeightsError(_no_file(name, path))
     tried: list[str] = []
     for file in files:
         if found := _hub_file(name.removeprefix(HUB), file, offline, tried):
@@ -103,8 +125,39 @@ def find_file(name: str, files: tuple[str, ...], *, offline: bool) -> Path:
     raise _not_found(name, tried, offline, "Name a file on this machine")
 
 
+def _no_file(weights: str, path: Path) -> str:
+    """What is wrong with a name that is no file, and how a repository is written."""
+    if os.path.exists(path):
+        return f"weights {weights}: that is no file; name the file itself"
+    repository = _REPOSITORY.fullmatch(weights)
+    meant = HUB + ("/".join(repository.group("owner", "name")) if repository else "owner/name")
+    return f"no weights file {short(weights)}; a repository is written {short(meant)}"
+
+
+def _in_folder(folder: Path) -> Path:
+    """The weights file in a folder: the only one, or the one of those that repositories hold side by side.
+
+    Raises:
+        WeightsError: there is none, or there are several.
+    """
+    try:
+        snapshots = sorted(folder.glob("snapshots/*")) if (folder / "snapshots").is_dir() else []
+        folder = snapshots[0] if len(snapshots) == 1 else folder
+        names = sorted(entry.name for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    except OSError as error:
+        raise WeightsError(f"weights {folder}: {error.strerror}") from None
+    found = [name for name in names if name.lower().endswith(_SUFFIXES)]
+    usual = next((name for name in (*_HUB_FILES, *_TRANSFORMERS_FILES) if name in found), "")
+    if usual or len(found) == 1:
+        return folder / (usual or found[0])
+    what = (
+        f"holds several files of weights ({', '.join(map(short, found[:4]))})" if found else "holds no file of weights"
+    )
+    raise WeightsError(f"{folder} is a folder that {what}; name the file in it")
+
+
 def _with_sibling_config(source: Source) -> Source:
-    """Take activation and constants from `open_clip_config.json` in the file's folder, as hub repositories have it."""
+    """Take activation and constants from the config in the file's folder, as open_clip's repositories have it."""
     config = source.path.parent / "open_clip_config.json"
     if config.is_file():
         try:
@@ -116,11 +169,26 @@ def _with_sibling_config(source: Source) -> Source:
     return source
 
 
+def transformers_activation(weights: Path) -> bool | None:
+    """Whether weights in transformers' layout use QuickGELU, by the `config.json` beside them; None if it is not said.
+
+    Args:
+        weights: the file.
+    """
+    try:
+        table = json.loads(read_up_to(weights.parent / "config.json", _CONFIG_BYTES))
+        acts = {table[tower].get("hidden_act", "quick_gelu") for tower in ("vision_config", "text_config")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return {("quick_gelu",): True, ("gelu",): False}.get(tuple(acts))
+
+
 def _from_hub(repository: str, offline: bool) -> Source:
     tried: list[str] = []
-    for name in _HUB_FILES:
+    for name in (*_HUB_FILES, *_TRANSFORMERS_FILES):
         if path := _hub_file(repository, name, offline, tried):
-            _hub_file(repository, "open_clip_config.json", offline, [])
+            config = "open_clip_config.json" if name in _HUB_FILES else "config.json"
+            _hub_file(repository, config, offline, [])
             return _with_sibling_config(Source(path))
     raise _not_found(HUB + repository, tried, offline)
 

@@ -21,6 +21,7 @@ from ovlabel import __version__
 from ovlabel.errors import ConfigError, RunError
 from ovlabel.fields import declared
 from ovlabel.files import file_sha256
+from ovlabel.model.weights import local_file
 from ovlabel.settings.keys import Config
 from ovlabel.store.read import Store
 from ovlabel.text.prompts import Prompts
@@ -59,7 +60,7 @@ class RunIdentity:
         Raises:
             ConfigError: a file that can't be read, or that does not hold what it should.
         """
-        model, weights = (Path(os.path.expanduser(name)) for name in config.encoder.source)
+        model, weights = Path(os.path.expanduser(config.encoder.source[0])), local_file(config.encoder.source[1])
         checkpoints = [Path(str(dict(stage.fields).get("checkpoint", ""))) for stage in config.stages]
         named = (model, weights, weights.parent / "open_clip_config.json", *checkpoints)
         files = {str(path): file_sha256(path) for path in named if os.path.isfile(path)}

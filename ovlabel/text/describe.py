@@ -5,35 +5,37 @@ Used by `ovlabel vocab describe`. Standard library only.
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import re
-import urllib.request
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ovlabel.errors import ConfigError, short
-from ovlabel.files import read_text
+from ovlabel.files import put, read_text
+from ovlabel.text.endpoint import Endpoint
+from ovlabel.text.vocabulary import MOST_OF_SENTENCE, without_controls
 
 _ASK = (
     "Write {count} short sentences that each describe how {name!r} looks in a photograph: its shape, colour, material, "
     "parts, surroundings. Every sentence names it. Answer with the sentences only, one a line."
 )
-_SECONDS = 60
-_ANSWER = 2**20  # the most bytes that are read of a server's answer
-_FAILED = (OSError, http.client.HTTPException, ValueError, KeyError, IndexError, TypeError, RecursionError)
+_SECONDS_BETWEEN = 5.0  # what a crash loses of answers, at the most
+Descriptions = dict[str, list[str]]
 
 
-def ask(names: Sequence[str], endpoint: str, model: str, count: int, key: str = "") -> dict[str, list[str]]:
+def ask(
+    names: Sequence[str], endpoint: Endpoint, count: int, known: Mapping[str, Sequence[str]], keep: Callable[..., None]
+) -> Descriptions:
     """Ask a language model to describe classes.
 
     Args:
-        names: of the classes; each is asked for in a request of its own.
-        endpoint: the URL of an API compatible with OpenAI's, such as "http://localhost:8000/v1".
-        model: the name of the model there.
+        names: of the classes; each that is not known is asked for in a request of its own.
+        endpoint: the server.
         count: the most sentences for each class.
-        key: sent as a bearer token, unless empty.
+        known: sentences that are there already, by the name of the class.
+        keep: called with all sentences so far: every few seconds, and before an error leaves this function.
 
     Returns:
         The sentences for each name.
@@ -41,29 +43,33 @@ def ask(names: Sequence[str], endpoint: str, model: str, count: int, key: str = 
     Raises:
         ConfigError: no answer came, or one without sentences.
     """
-    return {name: _asked(name, endpoint, model, count, key) for name in names}
-
-
-def _asked(name: str, endpoint: str, model: str, count: int, key: str) -> list[str]:
-    question = {"role": "user", "content": _ASK.format(count=count, name=name)}
-    body = json.dumps({"model": model, "messages": [question]}).encode()
-    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
-    url = f"{endpoint.rstrip('/')}/chat/completions"
-    if not url.startswith(("http://", "https://")):
-        raise ConfigError(f"--endpoint {endpoint}: write it with http:// or https://")
+    found = {name: list(sentences) for name, sentences in known.items()}
+    saved = time.monotonic()
     try:
-        request = urllib.request.Request(url, body, headers)
-        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
-            text = json.loads(answer.read(_ANSWER))["choices"][0]["message"]["content"]
-    except _FAILED as error:
-        raise ConfigError(f"{url} gave no answer for '{name}': {type(error).__name__} {short(error)}") from None
-    return _sentences(str(text), name)[:count]
+        for name in names:
+            if name in found:
+                continue
+            found[name] = _sentences(endpoint.ask(_ASK.format(count=count, name=name)), name)[:count]
+            if time.monotonic() > saved + _SECONDS_BETWEEN:
+                keep(found)
+                saved = time.monotonic()
+    except ConfigError as error:
+        kept = f"; the answers for {len(found)} classes are kept, and the same command goes on" if found else ""
+        raise ConfigError(f"asked for '{short(name)}': {error}{kept}") from None
+    finally:
+        if found:
+            keep(found)
+    return found
 
 
 def _sentences(text: str, name: str) -> list[str]:
-    """The lines of an answer without numbers, bullets and quotation marks around them, each once."""
-    lines = [re.sub(r'^[\s\-*•\d.)"]+|(?<!["\s])["\s]++$', "", line) for line in text.splitlines()]
-    found = [line for line in dict.fromkeys(lines) if line]
+    """The lines of an answer without numbers, bullets and quotation marks around them, each once.
+
+    Characters that no sentence may hold become blanks, several blanks one; lines too long for a sentence are left out.
+    """
+    plain = (" ".join(without_controls(line).split()) for line in text.splitlines())
+    lines = [re.sub(r'^[\s\-*•\d.)"]+|(?<!["\s])["\s]++$', "", line) for line in plain]
+    found = [line for line in dict.fromkeys(lines) if line and len(line) <= MOST_OF_SENTENCE]
     if not found:
         raise ConfigError(f"the answer for '{name}' holds no sentence")
     return found
@@ -102,25 +108,39 @@ def read_answers(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def write(path: Path, descriptions: dict[str, list[str]]) -> None:
+def write(path: Path, descriptions: Mapping[str, Sequence[str]]) -> None:
     """Write a description file, for the setting `text.descriptions`.
 
     Args:
-        path: the file; replaced if it exists.
+        path: the file; replaced as a whole if it exists.
         descriptions: the sentences for each class, by its name.
 
     Raises:
         ConfigError: it can't be written.
     """
-    quoted = {name: [json.dumps(s, ensure_ascii=False) for s in sentences] for name, sentences in descriptions.items()}
-    blocks = [
-        f"{json.dumps(name, ensure_ascii=False)} = [\n" + "".join(f"    {s},\n" for s in sentences) + "]\n"
-        for name, sentences in quoted.items()
-    ]
+    quoted = {name: [_quoted(sentence) for sentence in sentences] for name, sentences in descriptions.items()}
+    blocks = [f"{_quoted(name)} = [\n" + "".join(f"    {s},\n" for s in own) + "]\n" for name, own in quoted.items()]
     try:
-        path.write_text("\n".join(blocks), encoding="utf-8")
+        put(path.resolve(), "\n".join(blocks).encode())
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+
+
+def check_writable(path: Path) -> None:
+    """Check that a description file can be written, before anything is asked for it.
+
+    Raises:
+        ConfigError: it is a folder, a pipe or a device, or its folder does not exist or can't be written.
+    """
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"cannot write {path}: it is no regular file")
+    if not os.access(path.resolve().parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"cannot write {path}: its folder does not exist, or nothing may be written there")
+
+
+def _quoted(text: str) -> str:
+    """A text as TOML writes it."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def api_key() -> str:

@@ -1,4 +1,4 @@
-"""Vocabularies: the classes of a run, read from a TOML file, a text file with a class on each line, or a list.
+"""Vocabularies: the classes of a run, read from a TOML file, a list of classes of another tool, or names given by hand.
 
 A vocabulary is a list of classes in label order. A class has a name, a kind and at least one query, a name under which
 the model looks for it. `prompts` puts queries into templates, `bank` embeds the resulting prompts. Standard library
@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ovlabel.errors import ConfigError, short, shown, unknown
-from ovlabel.files import read_text, read_toml
+from ovlabel.files import read_toml
+from ovlabel.text._class_lines import split_names
+from ovlabel.text.class_lists import holds_toml, read_class_list
+from ovlabel.text.oddities import odd_names
 
 KINDS = ("stuff", "thing", "material")
 INLINE = "classes:"  # text.vocabulary = "classes:cat, dog, grass"
 MOST_CLASSES = 65_534  # labels have 16 bits, and two of their values are no class
-_NAME, _SENTENCE = 200, 2000  # most characters of a name and of a sentence (CLIP reads about 300)
+_NAME, MOST_OF_SENTENCE = 200, 2000  # most characters of a name and of a sentence (CLIP reads about 300)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")  # not allowed in names
 _T = TypeVar("_T")
 _KIND_NAMES: dict[type, str] = {bool: "true or false", int: "a whole number", str: "a string in quotes"}
@@ -78,6 +82,7 @@ class Vocabulary:
         source: where its classes come from.
         classes: in label order.
         background: the index of the background class (0), or None.
+        remarks: sentences on what was passed over when it was read, for a person to look at.
     """
 
     name: str
@@ -85,6 +90,7 @@ class Vocabulary:
     source: str
     classes: tuple[VocabularyClass, ...]
     background: int | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def colours(self) -> list[tuple[int, int, int]]:
@@ -113,8 +119,8 @@ def load_vocabulary(name: str) -> Vocabulary:
     """Load a vocabulary.
 
     Args:
-        name: a built-in name; the path of a TOML file, or of a text file with a class on each line, synonyms after
-            commas; or "classes:" and names, separated by commas or semicolons.
+        name: a built-in name; the path of a TOML file, or of a list of classes in any form that `class_lists` reads;
+            or "classes:" and names, separated by commas or semicolons.
 
     Raises:
         ConfigError: an unknown name, or a file that holds no vocabulary; the message names the file and the class.
@@ -129,10 +135,23 @@ def load_vocabulary(name: str) -> Vocabulary:
         return _from_toml(data_folder("vocabularies") / f"{name}.toml", name)
     path = Path(os.path.expanduser(name))
     if not os.path.isfile(path):
-        if path.suffix or path.parent != Path("."):
-            raise ConfigError(f"no vocabulary file {name}")
-        raise ConfigError(unknown("vocabulary", short(name), vocabulary_names()))
-    return _from_toml(path, path.stem) if path.suffix == ".toml" else _from_lines(path)
+        raise ConfigError(_no_file(name, path))
+    return _from_toml(path, path.stem) if holds_toml(path) else _from_list(path)
+
+
+def _no_file(name: str, path: Path) -> str:
+    """What is wrong with a name that is neither built in nor a file."""
+    if os.path.isdir(path):
+        return f"{name} is a folder, no vocabulary; name a file in it"
+    if os.path.exists(path):
+        return f"{name} is a pipe or a device, no vocabulary; write the classes into a file"
+    if "," in name or ";" in name:
+        return (
+            f'no vocabulary file {short(name)}; names are given with --classes (text.vocabulary = "{INLINE}cat, dog")'
+        )
+    if path.suffix or path.parent != Path("."):
+        return f"no vocabulary file {name}"
+    return unknown("vocabulary", short(name), vocabulary_names())
 
 
 def check_names(where: str, names: Iterable[str]) -> None:
@@ -163,10 +182,17 @@ def check_sentences(where: str, sentences: Iterable[str]) -> None:
         ConfigError: a sentence that is too long or contains another control character.
     """
     for sentence in sentences:
-        if len(sentence) > _SENTENCE:
-            raise ConfigError(f"{where}: a sentence has {len(sentence)} letters ({short(sentence)}), not {_SENTENCE}")
+        if len(sentence) > MOST_OF_SENTENCE:
+            raise ConfigError(
+                f"{where}: a sentence has {len(sentence)} letters ({short(sentence)}), not {MOST_OF_SENTENCE}"
+            )
         if _CONTROL.search(re.sub(r"[\t\n\r]", " ", sentence)):
             raise ConfigError(f"{where}: {shown(sentence)} holds a control character; take it out")
+
+
+def without_controls(text: str) -> str:
+    """A text in which every character that no name may hold is a blank."""
+    return _CONTROL.sub(" ", text)
 
 
 def _checked(where: object, vocabulary: Vocabulary) -> Vocabulary:
@@ -184,18 +210,32 @@ def _checked(where: object, vocabulary: Vocabulary) -> Vocabulary:
     return vocabulary
 
 
+def doubts(vocabulary: Vocabulary) -> list[str]:
+    """Look for signs that a vocabulary was read in another way than it was meant.
+
+    Returns:
+        A sentence for each: its remarks, names that hardly are names, a background that is asked like any other class.
+    """
+    found = [*vocabulary.remarks, *odd_names(name for entry in vocabulary.classes for name in entry.asked)]
+    return found + [
+        f"'{short(entry.name)}' is asked like any other class; a background is first in a list, or [background]"
+        for index, entry in enumerate(vocabulary.classes)
+        if _means_background((entry.name,)) and index != vocabulary.background
+    ]
+
+
 def check(vocabulary: Vocabulary) -> list[str]:
     """Look for classes that the model can't tell apart.
 
     Returns:
-        A sentence for each problem: a query of two classes, queries that differ only in spelling, a name with several
-        meanings, an id that occurs twice.
+        A sentence for each problem: what `doubts` finds, a query of two classes, queries that differ only in spelling,
+        a name with several meanings, an id that occurs twice.
     """
     owners: dict[str, list[str]] = {}
     for entry in vocabulary.classes:
         for name in entry.asked:
             owners.setdefault(name.lower(), []).append(entry.name)
-    found = []
+    found = doubts(vocabulary)
     for query, names in owners.items():
         if len(names) > 1:
             found.append(f"'{query}' is asked for {' and '.join(names)}: the first of them wins every tie")
@@ -226,8 +266,8 @@ _AMBIGUOUS = {  # names of things of several kinds, and what these kinds are
 
 
 def _stem(name: str) -> str:
-    """A name without case, hyphens, spaces, articles and the s of a plural."""
-    letters = re.sub(r"^(a|an|the) ", "", name.lower())
+    """A name without case, accents, hyphens, spaces, articles and the s of a plural."""
+    letters = re.sub(r"^(a|an|the) ", "", unicodedata.normalize("NFKD", name).lower())
     return re.sub(r"[^a-z0-9]", "", letters).removesuffix("s") or name
 
 
@@ -316,34 +356,49 @@ def typed(where: object, table: Mapping[str, Any], key: str, kind: type[_T], def
     return value
 
 
-def _from_lines(path: Path) -> Vocabulary:
-    """Read a text file as SCLIP and others publish them: a class on each line, synonyms after commas or semicolons."""
-    lines = read_text(path).splitlines()
-    split = [names for line in lines if (names := _split(line))]
-    if not split:
-        raise ConfigError(f"{path} holds no class")
-    first = split[0]
+def _from_list(path: Path) -> Vocabulary:
+    found = read_class_list(path)
+    classes = [
+        VocabularyClass(
+            e.name, e.kind or _known_kinds().get(e.name, "thing"), e.synonyms, (), "", e.id, e.colour, None, e.group
+        )
+        for e in found.classes
+    ]
+    words = _background_words(classes[0].asked)
+    if words:
+        classes[0] = replace(classes[0], name="background", kind="stuff", synonyms=(), queries=words)
+    place = 0 if words else None
+    return _checked(path, Vocabulary(path.stem, path.name, str(path), tuple(classes), place, found.remarks))
+
+
+def _background_words(asked: tuple[str, ...]) -> tuple[str, ...]:
+    """What is asked for the background that the first class of a list is, by its names; () if it is none."""
+    if _means_background(asked):
+        return ("background",)
     words = set(load_vocabulary("voc21").classes[0].queries)
-    background = first == ["background"] or (len(first) > 4 and set(first) <= words)
-    classes = [VocabularyClass(n[0], _known_kinds().get(n[0], "thing"), tuple(n[1:])) for n in split]
-    if background:
-        classes[0] = VocabularyClass("background", "stuff", queries=tuple(first))
-    return _checked(path, Vocabulary(path.stem, path.name, str(path), tuple(classes), 0 if background else None))
+    return asked if len(asked) > 4 and set(asked) <= words else ()
+
+
+def _means_background(asked: tuple[str, ...]) -> bool:
+    return len(asked) == 1 and asked[0].lower().strip("_") == "background"
 
 
 def _inline(text: str) -> Vocabulary:
-    names = _split(text)
+    names = split_names(text)
     if not names:
         raise ConfigError("no class given: write --classes 'cat, dog, grass'")
     kinds = _known_kinds()
-    classes = tuple(VocabularyClass(name, kinds.get(name, "thing")) for name in names)
-    background = 0 if names[0] == "background" else None
+    classes = [VocabularyClass(name, kinds.get(name, "thing")) for name in names]
+    background = 0 if _means_background((names[0],)) else None
+    if background == 0:
+        classes[0] = replace(classes[0], name="background")
+    remarks = tuple(
+        f"'{short(name)}' is a vocabulary of its own: --vocab {short(name)}"
+        for name in names
+        if name in vocabulary_names() or ((os.sep in name or "." in name) and os.path.isfile(name))
+    )
     title = f"{len(names)} classes given by hand"
-    return _checked("--classes", Vocabulary("classes", title, "", classes, background))
-
-
-def _split(line: str) -> list[str]:
-    return [name.strip() for name in re.split(r"[,;]", line) if name.strip()]
+    return _checked("--classes", Vocabulary("classes", title, "", tuple(classes), background, remarks))
 
 
 @cache

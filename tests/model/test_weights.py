@@ -279,7 +279,7 @@ DAMAGED: dict[str, Callable[[Path, Tensors], Path]] = {
     "empty pickle in an archive": lambda d, _: archive_of(d / "w.pt", b""),
     "a list": lambda d, _: torch_file(d / "w.pt", [torch.ones(2)]),
     "a tensor": lambda d, _: torch_file(d / "w.pt", torch.ones(2)),
-    "a checkpoint of another kind": lambda d, t: torch_file(d / "w.pt", {"model": t}),
+    "a checkpoint of another kind": lambda d, t: torch_file(d / "w.pt", {"generator": t}),
     "numbers for tensors": lambda d, _: torch_file(d / "w.pt", {"visual.proj": 3}),
 }
 
@@ -485,7 +485,7 @@ def test_the_file_that_openais_own_package_keeps_is_found(home: Path, connection
     path.parent.mkdir(parents=True)
     path.write_bytes(b"damaged")
     assert find_tag("ViT-B-16-quickgelu", "openai").path == path
-    with pytest.raises(WeightsError, match=f"{path} can't be read as weights"):
+    with pytest.raises(WeightsError, match=f"{path}: it is text .'damaged'., no weights"):
         load_clip(EncoderConfig())  # the defaults ask for it
     assert not connections
 

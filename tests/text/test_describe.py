@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +25,6 @@ def words(tmp_path: Path) -> Path:
     path = tmp_path / "words.toml"
     path.write_text(WORDS)
     return path
-
-
-def test_the_endpoint_gets_a_request_for_every_class_but_the_background(
-    words: Path, tmp_path: Path, ovlabel: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[urllib.request.Request] = []
-
-    def answer(request: urllib.request.Request, timeout: float) -> io.BytesIO:
-        asked.append(request)
-        text = '1. A cat is small.\n- "A cat has fur."\n\nA cat sits.\n'
-        return io.BytesIO(json.dumps({"choices": [{"message": {"content": text}}]}).encode())
-
-    monkeypatch.setattr(urllib.request, "urlopen", answer)
-    monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    said = ovlabel("vocab", "describe", words, tmp_path / "said.toml", "--endpoint", "http://here/v1", "--count", "2")
-    assert said.code == 0, said.err
-    assert [request.full_url for request in asked] == ["http://here/v1/chat/completions"] * 2
-    assert asked[0].get_header("Authorization") == "Bearer secret"
-    assert "'cat'" in json.loads(asked[0].data or b"")["messages"][0]["content"]
-    sentences = ["A cat is small.", "A cat has fur."]
-    assert read_toml(tmp_path / "said.toml") == {"cat": sentences, 'no "dog"': sentences}
 
 
 def test_answers_can_be_read_from_a_file(words: Path, tmp_path: Path, ovlabel: Run) -> None:
