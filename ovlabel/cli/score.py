@@ -16,6 +16,7 @@ from ovlabel.cli.exit_codes import BELOW, OK
 from ovlabel.cli.options import AsJson, ClassMapFile, ConventionName, StorePath, TruthPath
 from ovlabel.cli.score_lines import score_lines
 from ovlabel.errors import ConfigError, printable
+from ovlabel.files import spreadsheet_cell
 
 if TYPE_CHECKING:
     from ovlabel.evaluation.scores import Scores
@@ -128,6 +129,8 @@ def _write_table(path: Path, classes: dict[str, dict[str, Any]]) -> None:
             columns = list(next(iter(classes.values())))
             writer = csv.writer(file)
             writer.writerow(["class", *columns])
-            writer.writerows([name, *(entry[column] for column in columns)] for name, entry in classes.items())
+            for name, entry in classes.items():
+                values = [name, *(entry[column] for column in columns)]
+                writer.writerow([spreadsheet_cell(value) if isinstance(value, str) else value for value in values])
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from None

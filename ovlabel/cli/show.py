@@ -9,7 +9,7 @@ import typer
 
 from ovlabel.cli.commands import Command
 from ovlabel.cli.options import StorePath
-from ovlabel.errors import ConfigError, ImageError, printable, unknown
+from ovlabel.errors import ConfigError, ImageError, StoreError, printable, unknown
 
 if TYPE_CHECKING:
     from ovlabel.store.read import Store
@@ -48,11 +48,13 @@ def show(
     if sha256 != stored.record.sha256:
         raise ConfigError(f"{photograph} has changed since it was annotated; run 'ovlabel annotate' again first")
     labels = stored.labels
+    if labels.shape != picture.shape[:2]:
+        raise StoreError(f"{photograph} has other than the {labels.shape[1]} × {labels.shape[0]} pixels of its labels")
     try:
         overlay(picture, labels, opened.class_names, [entry.colour for entry in opened.classes]).save(out)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot write {out}: {error}") from None
-    print(out)
+        raise ConfigError(f"cannot write {printable(str(out))}: {error}") from None
+    print(printable(str(out)))
 
 
 def find_key(store: Store, name: str) -> str:
@@ -60,7 +62,7 @@ def find_key(store: Store, name: str) -> str:
     if name in store:
         return name
     if name in store.failed:
-        raise ConfigError(f"'{printable(name)}' was not annotated: {store.failed[name].error}")
+        raise ConfigError(f"'{printable(name)}' was not annotated: {printable(store.failed[name].error)}")
     wanted = Path(name)
     found = [
         key
@@ -73,5 +75,5 @@ def find_key(store: Store, name: str) -> str:
         return found[0]
     if found:
         shown = ", ".join(printable(key) for key in found[:4])
-        raise ConfigError(f"'{name}' fits {len(found)} images: {shown}; write more of the path")
-    raise ConfigError(unknown("image", name, (printable(key) for key in store)))
+        raise ConfigError(f"'{printable(name)}' fits {len(found)} images: {shown}; write more of the path")
+    raise ConfigError(unknown("image", printable(name), (printable(key) for key in store)))

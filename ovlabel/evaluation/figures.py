@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ovlabel.errors import ConfigError
 from ovlabel.evaluation import metrics
 from ovlabel.evaluation.scores import Scores
+from ovlabel.pictures.fonts import drawable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,19 +58,26 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def _written(scores: Scores, indices: Iterable[int]) -> tuple[list[str], dict[str, Any]]:
+    """The names of classes as they can be drawn, and the properties of text for them: its fonts, and `$` as it is."""
+    drawn = [drawable(scores.classes[i].name) for i in indices]
+    families = dict.fromkeys(["DejaVu Sans", *(font.family for _, font in drawn)])
+    return [text for text, _ in drawn], {"fontsize": 7, "fontfamily": list(families), "parse_math": False}
+
+
 def _confusion(scores: Scores) -> Figure:
     """What the pixels of every true class were predicted as: a row a true class, each of 100 %."""
     counts = scores.counts[:-1]
     kept = np.flatnonzero(counts.sum(1) + counts[:, :-1].sum(0))
     columns = [*kept, counts.shape[1] - 1]
     fractions = 100 * np.nan_to_num(metrics.ratio(counts, counts.sum(1, keepdims=True)))[np.ix_(kept, columns)]
-    names = [*(scores.classes[i].name for i in kept), "none"]
-    side = 3 + 0.14 * len(names)
+    names, style = _written(scores, kept)
+    side = 3.14 + 0.14 * len(names)
     figure = _figure(side + 1, side)
     axes = figure.add_subplot()
     picture = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-    axes.set_yticks(range(len(kept)), names[:-1], fontsize=7)
+    axes.set_xticks(range(len(columns)), [*names, "none"], rotation=90, **style)
+    axes.set_yticks(range(len(kept)), names, **style)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     figure.colorbar(picture, label="% of the true class' pixels", shrink=0.6)
@@ -84,7 +93,8 @@ def _classes(scores: Scores) -> Figure:
     axes.barh(range(len(order)), 100 * each[order], color=_BLUE, label="IoU")
     for values, mark, name in ((metrics.precision, "|", "precision"), (metrics.recall, ".", "recall")):
         axes.plot(100 * values(scores.counts)[order], range(len(order)), mark, color=_RED, label=name)
-    axes.set_yticks(range(len(order)), [scores.classes[i].name for i in order], fontsize=7)
+    names, style = _written(scores, order)
+    axes.set_yticks(range(len(order)), names, **style)
     axes.set_xlim(0, 100)
     axes.set_ylim(-1, len(order))
     axes.set_xlabel(f"%   (mIoU {100 * metrics.miou(scores.counts):.1f} %)")

@@ -8,13 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ovlabel.errors import StoreError
+from ovlabel.errors import StoreError, printable
 from ovlabel.store.arrays import ArrayReader
 from ovlabel.store.commits import last_commit, read_commits
 from ovlabel.store.layout import number_of
 from ovlabel.store.manifest import Manifest, StoredClass, read_manifest
 from ovlabel.store.record import Record, crc32
-from ovlabel.types import ImageItem, LabelMap
+from ovlabel.types import ImageItem, LabelMap, below_threshold, not_annotated
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,9 +90,17 @@ class StoredImage:
         The largest value means "not annotated", the one before it "below threshold" (see `Prediction.labels`).
 
         Raises:
-            StoreError: the array is damaged or gone.
+            StoreError: the array is damaged or gone, or holds a label that is no class.
         """
         labels: LabelMap = self._pixels("labels")
+        count = len(self._store.classes)
+        beyond = labels[labels >= count]
+        odd = beyond[(beyond != not_annotated(count)) & (beyond != below_threshold(count))]
+        if odd.size:
+            raise StoreError(
+                f"{self._store.path}: '{printable(self.key)}' holds the label {odd[0]}, and there are {count} classes; "
+                "'ovlabel verify' checks the store"
+            )
         return labels
 
     @property
