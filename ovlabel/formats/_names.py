@@ -38,7 +38,7 @@ def checked_names(keys: Sequence[str], rules: Rules, folder: Path) -> dict[str, 
         _refuse("no valid UTF-8, and this format writes names as text", (key for key in keys if not _is_text(key)))
     if rules.lines:
         bad = (key for key, name in names.items() if not _is_line(name))
-        _refuse("no lines of a list: they hold a line break, or begin with # or end with a blank", bad)
+        _refuse("no lines of a list: they hold a line break, begin with #, or begin or end with a blank", bad)
     if rules.file:
         files = {key: rules.file(name) for key, name in names.items()}
         long = (key for key, file in files.items() if _is_long(file, folder))
