@@ -7,6 +7,7 @@ score.
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from typing import NamedTuple
 from matplotlib.ft2font import FT2Font
 
 from ovlabel.errors import printable, short
+
+_BOXES = re.compile(r"last ?resort|notdef|tofu|fallback", re.IGNORECASE)
 
 
 class Font(NamedTuple):
@@ -84,8 +87,13 @@ def _dejavu() -> Font:
 
 @cache
 def _installed() -> tuple[Font, ...]:
-    """The other fonts on this machine, in the order of their names; upright ones first."""
+    """The other fonts on this machine, upright ones first, without those that draw a box for every letter.
+
+    Matplotlib's own ones are for formulas.
+    """
     from matplotlib import font_manager
 
     entries = sorted(font_manager.fontManager.ttflist, key=lambda e: (e.style != "normal", str(e.weight), e.name))
-    return tuple(Font(entry.fname, entry.name) for entry in entries if entry.fname.isprintable())
+    fonts = [Font(entry.fname, entry.name) for entry in entries if not _BOXES.search(entry.name)]
+    own = str(Path(_dejavu().path).parents[1])
+    return tuple(font for font in fonts if not font.path.startswith(own))

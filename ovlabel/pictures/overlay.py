@@ -73,19 +73,22 @@ def _shares(
 def _with_legend(picture: Image.Image, shares: list[tuple[str, float, tuple[int, int, int] | None]]) -> Image.Image:
     least = max(picture.height, 8 * _ROW)
     room = max((least - 2 * _MARGIN) // _ROW, 1)
-    lines = [(f"{share:6.1%}  {name}", colour) for name, share, colour in shares[:room]]
+    lines = [(f"{share:.1%}", *_written(name), colour) for name, share, colour in shares[:room]]
     if len(shares) > room:
-        lines[-1] = (f"… and {len(shares) - room + 1} more", None)
-    drawn = [_written(text) for text, _ in lines]
-    width = round(max(font.getlength(text) for text, font in drawn)) + _SWATCH + 4 * _MARGIN
+        lines[-1] = ("", *_written(f"… and {len(shares) - room + 1} more"), None)
+    figures = _opened(drawable("0")[1].path)
+    column = round(figures.getlength("100.0%")) + _MARGIN
+    width = round(max(font.getlength(name) for _, name, font, _ in lines)) + column + _SWATCH + 4 * _MARGIN
     canvas = Image.new("RGB", (picture.width + width, least), "white")
     canvas.paste(picture, (0, 0))
     draw = ImageDraw.Draw(canvas)
-    for row, ((text, font), (_, colour)) in enumerate(zip(drawn, lines, strict=True)):
+    for row, (share, name, font, colour) in enumerate(lines):
         left, top = picture.width + _MARGIN, _MARGIN + row * _ROW
         if colour:
             draw.rectangle((left, top, left + _SWATCH, top + _SWATCH), fill=colour, outline="black")
-        draw.text((left + _SWATCH + _MARGIN, top), text, fill="black", font=font)
+        begin = left + _SWATCH + _MARGIN + column
+        draw.text((begin - _MARGIN, top), share, fill="black", font=figures, anchor="ra")
+        draw.text((begin, top), name, fill="black", font=font)
     return canvas
 
 

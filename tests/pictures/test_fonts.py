@@ -92,6 +92,11 @@ def test_a_font_of_the_machine_is_taken_where_it_has_all_letters(cats: Path) -> 
     assert drawable("caf\u00e9 \u732b") == ("caf\u00e9 \\u732b", fonts._dejavu())
 
 
+def test_fonts_that_draw_a_box_for_every_letter_are_passed_over() -> None:
+    """Matplotlib brings one, Last Resort."""
+    assert not [font for font in fonts._installed() if "resort" in font.family.lower()]
+
+
 def test_a_long_name_is_cut() -> None:
     assert len(drawable("x" * 5000)[0]) == 100
 
