@@ -29,6 +29,7 @@ def send_to_stderr(form: str = "text") -> None:
             stream.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if form == "json" else logging.Formatter("ovlabel: %(message)s"))
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns where HOME can't be written
     log = logging.getLogger("ovlabel")
     log.setLevel(logging.INFO)
     log.handlers[:] = [handler]

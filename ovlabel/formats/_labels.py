@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -13,7 +14,14 @@ from ovlabel.store.read import Store
 
 
 def classes_of(store: Store) -> tuple[ExportClass, ...]:
-    """The classes of a store, in label order."""
+    """The classes of a store, in label order.
+
+    Raises:
+        StoreError: two of them have one name.
+    """
+    counts = Counter(entry.name for entry in store.classes)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise StoreError(f"{store.path}: class {twice[0]} is there twice; no vocabulary can have written that")
     ids = [entry.id for entry in store.classes if entry.id is not None]
     own = len(set(ids)) == len(store.classes)
     return tuple(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
@@ -26,7 +28,8 @@ RULES = Rules(text=True, options=("image_url",))
 def write(export: Export) -> None:
     """One task an image, one brush region a component, in `tasks-00000.json`, …"""
     export.file("config.xml").write_text(_config(export.classes), encoding="utf-8")
-    prefix = _prefix(export)
+    folder = export.photographs.resolve()
+    prefix = _prefix(export.options.image_url, folder)
     tasks = (json.dumps(_task(export.classes, image, prefix), separators=(",", ":")) for image in export.images())
     for number, group in enumerate(_files(tasks)):
         export.file(f"tasks-{number:05d}.json").write_text("[" + ",\n".join(group) + "]", encoding="ascii")
@@ -34,17 +37,15 @@ def write(export: Export) -> None:
         log.info(
             "Label Studio serves the photographs with LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and "
             "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT=%s, and with a local storage of the project at %s",
-            export.photographs.parent,
-            export.photographs,
+            folder.parent,
+            folder,
         )
 
 
-def _prefix(export: Export) -> str:
-    """What stands before the key in a photograph's address."""
-    if not export.options.image_url:
-        folder = quote(export.photographs.name)
-        return f"/data/local-files/?d={folder}/" if folder else "/data/local-files/?d="
-    given = export.options.image_url
+def _prefix(given: str, folder: Path) -> str:
+    """What stands before the key in a photograph's address: what was given, else the folder below the document root."""
+    if not given:
+        return f"/data/local-files/?d={quote(os.fsencode(folder.name))}/".replace("=/", "=")
     return given if given.endswith(("/", "=")) else f"{given}/"
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -239,9 +240,28 @@ def test_a_label_that_is_no_class_is_refused_wherever_labels_are_read(
     assert "Traceback" not in scored.err
 
 
-def test_an_image_without_pixels_is_refused(store: Store, tmp_path: Path) -> None:
-    from dataclasses import replace
+def test_two_classes_of_one_name_are_refused(store: Store, tmp_path: Path) -> None:
+    store.manifest = replace(store.manifest, classes=store.classes[:1] * 2)
+    for name in format_names():
+        with pytest.raises(StoreError, match="class cat is there twice"):
+            export(store, tmp_path / "out", name)
+    assert not (tmp_path / "out").exists()
 
+
+def test_a_photograph_of_another_size_than_its_labels_is_refused(store: Store, tmp_path: Path, ovlabel: Run) -> None:
+    from PIL import Image
+
+    image = store["a.png"]
+    Image.new("RGB", (9, 9)).save(image.path)
+    said = ovlabel("show", store.path, "a.png", "-o", tmp_path / "o.png")
+    assert (said.code, "has changed since it was annotated" in said.refusal) == (2, True)
+    image.path.unlink()
+    said = ovlabel("show", store.path, "a.png", "-o", tmp_path / "o.png")
+    assert (said.code, "No such file" in said.refusal) == (2, True)
+    assert not (tmp_path / "o.png").exists()
+
+
+def test_an_image_without_pixels_is_refused(store: Store, tmp_path: Path) -> None:
     store._records["a.png"] = replace(store._records["a.png"], height=0, width=0)
     for name in format_names():
         with pytest.raises(StoreError):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,3 +140,10 @@ def test_figures_take_a_font_of_the_machine(tmp_path: Path, cats: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         draw(score_labels(store, truth, map_classes(names, truth.classes)), tmp_path / "figures")
+
+
+def test_a_home_that_cant_be_written_is_not_spoken_of(tmp_path: Path) -> None:
+    store = annotated(tmp_path, {"a.png": np.zeros((4, 5), int)})
+    command = [sys.executable, "-m", "ovlabel", "show", str(store.path), "a.png", "-o", str(tmp_path / "o.png")]
+    said = subprocess.run(command, env={**os.environ, "HOME": "/proc"}, capture_output=True, text=True, check=True)
+    assert (said.stdout, said.stderr) == (f"{tmp_path / 'o.png'}\n", "")
