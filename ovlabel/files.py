@@ -287,6 +287,34 @@ def file_sha256(path: Path) -> str:
     return digest
 
 
+_FORMULA = re.compile(r"'*\s*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # what a spreadsheet computes, or has been escaped
+
+
+def spreadsheet_cell(text: str) -> str:
+    """A text as a cell of a CSV file that may be opened in a spreadsheet.
+
+    A spreadsheet takes a cell that begins with `=`, `+`, `-`, `@` or a tab for a formula, which can run programs. Such
+    a cell gets an apostrophe before it, which spreadsheets take for the mark of a text.
+
+    Args:
+        text: of any origin.
+
+    Example:
+        >>> spreadsheet_cell("=1+1"), spreadsheet_cell("cat"), from_spreadsheet_cell(spreadsheet_cell("=1+1"))
+        ("'=1+1", 'cat', '=1+1')
+    """
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def from_spreadsheet_cell(cell: str) -> str:
+    """The inverse of `spreadsheet_cell`.
+
+    Args:
+        cell: of a CSV file.
+    """
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
 # Upper bounds of text files: bytes (65,534 classes of 120 characters each, which tomllib parses in 10 s), levels of
 # nesting, characters of a key, characters of a string value.
 TEXT_BYTES = 8 * 2**20

@@ -11,7 +11,7 @@ import typer
 from ovlabel.cli.commands import Command
 from ovlabel.cli.messages import say
 from ovlabel.cli.options import StorePath, complete_formats
-from ovlabel.errors import ConfigError
+from ovlabel.errors import ConfigError, short
 from ovlabel.formats import export, format_names
 
 
@@ -32,6 +32,12 @@ def export_store(
         list[str] | None,
         typer.Option("--class-confidence", metavar="NAME=P", help="The same for one class; may repeat."),
     ] = None,
+    ids_from: Annotated[
+        Path | None, typer.Option(metavar="JSON", help="COCO: image ids of the same file names, from this file.")
+    ] = None,
+    image_url: Annotated[
+        str, typer.Option(metavar="PREFIX", help="Label Studio: stands before the photographs' names.")
+    ] = "",
 ) -> None:
     """Write every annotated image of a store in a format that other tools read.
 
@@ -45,6 +51,8 @@ def export_store(
         try:
             least[name.strip()] = float(value)
         except ValueError:
-            raise ConfigError(f'--class-confidence {text}: write it as "class name=0.7"') from None
-    count = export(store, out, form, min_confidence=min_confidence, by_class=least)
+            raise ConfigError(f'--class-confidence {short(text)}: write it as "class name=0.7"') from None
+    count = export(
+        store, out, form, min_confidence=min_confidence, by_class=least, ids_from=ids_from, image_url=image_url
+    )
     say(f"{count} images as {form} in {out}")

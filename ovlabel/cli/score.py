@@ -17,6 +17,7 @@ from ovlabel.cli.messages import say_all, say_json
 from ovlabel.cli.options import AsJson, ClassMapFile, ConventionName, MaskEnding, StorePath, TruthPath
 from ovlabel.cli.score_lines import score_lines
 from ovlabel.errors import ConfigError
+from ovlabel.files import spreadsheet_cell
 
 if TYPE_CHECKING:
     from ovlabel.evaluation.scores import Scores
@@ -133,11 +134,8 @@ def _write_table(path: Path, classes: dict[str, dict[str, Any]]) -> None:
             columns = list(next(iter(classes.values())))
             writer = csv.writer(file)
             writer.writerow(["class", *columns])
-            writer.writerows([_cell(name), *(entry[column] for column in columns)] for name, entry in classes.items())
+            for name, entry in classes.items():
+                values = [name, *(entry[column] for column in columns)]
+                writer.writerow([spreadsheet_cell(value) if isinstance(value, str) else value for value in values])
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from None
-
-
-def _cell(name: str) -> str:
-    """A name as a cell that no spreadsheet takes for a formula."""
-    return f"'{name}" if name.startswith(("=", "+", "-", "@")) else name

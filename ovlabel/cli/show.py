@@ -11,7 +11,7 @@ import typer
 from ovlabel.cli.commands import Command
 from ovlabel.cli.messages import say
 from ovlabel.cli.options import StorePath
-from ovlabel.errors import ConfigError, ImageError, printable, unknown
+from ovlabel.errors import ConfigError, ImageError, StoreError, printable, unknown
 
 if TYPE_CHECKING:
     from ovlabel.store.read import Store
@@ -50,6 +50,8 @@ def show(
     if sha256 != stored.record.sha256:
         raise ConfigError(f"{photograph} has changed since it was annotated; run 'ovlabel annotate' again first")
     labels = stored.labels
+    if labels.shape != picture.shape[:2]:
+        raise StoreError(f"{photograph} has other than the {labels.shape[1]} × {labels.shape[0]} pixels of its labels")
     try:
         overlay(picture, labels, opened.class_names, [entry.colour for entry in opened.classes]).save(out)
     except (OSError, ValueError) as error:

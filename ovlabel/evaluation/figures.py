@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from ovlabel.errors import ConfigError, short
 from ovlabel.evaluation import metrics
 from ovlabel.evaluation.scores import Scores
+from ovlabel.pictures.fonts import drawable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,19 +62,26 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def _written(scores: Scores, indices: Iterable[int]) -> tuple[list[str], dict[str, Any]]:
+    """The names of classes as they can be drawn, long ones cut, and the properties of text for them: `$` as it is."""
+    drawn = [drawable(short(scores.classes[i].name)[:_LETTERS]) for i in indices]
+    families = dict.fromkeys(["DejaVu Sans", *(font.family for _, font in drawn)])
+    return [text for text, _ in drawn], {"fontsize": 7, "fontfamily": list(families), "parse_math": False}
+
+
 def _confusion(scores: Scores) -> Figure:
     """What the pixels of every true class were predicted as: a row a true class, each of 100 %."""
     counts = scores.counts[:-1]
     kept = largest(scores)
     columns = [*kept, counts.shape[1] - 1]
     fractions = 100 * np.nan_to_num(metrics.ratio(counts, counts.sum(1, keepdims=True)))[np.ix_(kept, columns)]
-    names = [*_names(scores, kept), "none"]
-    side = 3 + 0.14 * len(names) + _room(names)
+    names, style = _written(scores, kept)
+    side = 3.14 + 0.14 * len(names) + _room(names)
     figure = _figure(side + 1, side)
     axes = figure.add_subplot()
     picture = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7, parse_math=False)
-    axes.set_yticks(range(len(kept)), names[:-1], fontsize=7, parse_math=False)
+    axes.set_xticks(range(len(columns)), [*names, "none"], rotation=90, **style)
+    axes.set_yticks(range(len(kept)), names, **style)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     _say_left_out(axes, scores, len(kept))
@@ -85,13 +94,13 @@ def _classes(scores: Scores) -> Figure:
     each = metrics.iou(scores.counts)
     kept = largest(scores)
     order = kept[np.argsort(each[kept], kind="stable")]
-    names = _names(scores, order)
+    names, style = _written(scores, order)
     figure = _figure(7 + _room(names), 1.2 + 0.17 * len(order))
     axes = figure.add_subplot()
     axes.barh(range(len(order)), 100 * each[order], color=_BLUE, label="IoU")
     for values, mark, name in ((metrics.precision, "|", "precision"), (metrics.recall, ".", "recall")):
         axes.plot(100 * values(scores.counts)[order], range(len(order)), mark, color=_RED, label=name)
-    axes.set_yticks(range(len(order)), names, fontsize=7, parse_math=False)
+    axes.set_yticks(range(len(order)), names, **style)
     axes.set_xlim(0, 100)
     axes.set_ylim(-1, len(order))
     axes.set_xlabel(f"%   (mIoU {100 * metrics.miou(scores.counts):.1f} %)")
@@ -105,11 +114,6 @@ def largest(scores: Scores) -> NDArray[np.intp]:
     pixels = scores.counts[:-1].sum(1) + scores.counts[:, :-1].sum(0)
     most = np.argsort(-pixels, kind="stable")[:_MOST]
     return np.sort(most[pixels[most] > 0])
-
-
-def _names(scores: Scores, indices: NDArray[np.intp]) -> list[str]:
-    """What a picture writes for classes: their names, cut where they would leave no room for it."""
-    return [short(scores.classes[i].name)[:_LETTERS] for i in indices]
 
 
 def _room(names: list[str]) -> float:

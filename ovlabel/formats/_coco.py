@@ -8,6 +8,7 @@ from typing import Any
 
 from ovlabel.formats._components import components, extent
 from ovlabel.formats._export import Export, ExportClass, LabelledImage, Mask
+from ovlabel.formats._image_ids import image_ids
 
 
 def write_instances(export: Export, segmentation: Callable[[Mask], Any]) -> None:
@@ -19,7 +20,9 @@ def write_instances(export: Export, segmentation: Callable[[Mask], Any]) -> None
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number, image in enumerate(export.images(), start=1):
+    ids = image_ids(export.keys, export.options.ids_from)
+    for image in export.images():
+        number = ids[image.key]
         images.append(image_entry(number, image))
         for entry, mask in components(export.classes, image.labels):
             if entry.kind == "thing":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -11,14 +11,19 @@ from ovlabel.errors import ConfigError
 from ovlabel.formats._export import NO_LABEL, Export
 
 
-def write_grey(export: Export, values: Sequence[int], no_label: int, ending: str = "") -> None:
-    """Write one grey PNG an image, named NAME + ending; 8 bit, or 16 bit where a value needs it.
+def png_of(name: str) -> str:
+    """The path of an image's PNG, from the image's name."""
+    return f"{name}.png"
+
+
+def write_grey(export: Export, values: Sequence[int], no_label: int, file: Callable[[str], str]) -> None:
+    """Write one grey PNG an image; 8 bit, or 16 bit where a value needs it.
 
     Args:
         export: what to write.
         values: the value of every class, in label order.
         no_label: the value where a pixel has no label.
-        ending: of the names.
+        file: the path of an image's file, from the image's name.
 
     Raises:
         ConfigError: a value is beyond 16 bits, or means "no label".
@@ -32,4 +37,4 @@ def write_grey(export: Export, values: Sequence[int], no_label: int, ending: str
     dtype = np.uint8 if max(no_label, *values) < 256 else np.uint16
     for image in export.images():
         pixels = table[image.labels].astype(dtype)
-        Image.fromarray(pixels).save(export.file(f"{image.name}{ending}.png"))
+        Image.fromarray(pixels).save(export.file(file(image.name)))

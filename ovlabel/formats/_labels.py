@@ -1,20 +1,27 @@
-"""The images and classes of a store, as formats take them: names without suffix, pixels below a confidence dropped."""
+"""The images and classes of a store, as formats take them: pixels below a confidence have no label."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ovlabel.errors import ConfigError, printable, unknown
+from ovlabel.errors import ConfigError, StoreError, printable, unknown
 from ovlabel.formats._export import NO_LABEL, ExportClass, LabelledImage
 from ovlabel.store.read import Store
 
 
 def classes_of(store: Store) -> tuple[ExportClass, ...]:
-    """The classes of a store, in label order."""
+    """The classes of a store, in label order.
+
+    Raises:
+        StoreError: two of them have one name.
+    """
+    counts = Counter(entry.name for entry in store.classes)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise StoreError(f"{store.path}: class {twice[0]} is there twice; no vocabulary can have written that")
     ids = [entry.id for entry in store.classes if entry.id is not None]
     own = len(set(ids)) == len(store.classes)
     return tuple(
@@ -42,23 +49,6 @@ def thresholds(names: list[str], least: float, by_class: Mapping[str, float]) ->
     return np.rint(255 * np.array([by_class.get(name, least) for name in names], np.float64))
 
 
-def file_names(keys: list[str]) -> dict[str, str]:
-    """Keys without suffix, by key.
-
-    Raises:
-        ConfigError: two images would share a file, on any file system (some do not tell upper from lower case).
-    """
-    names, taken = dict[str, str](), dict[str, str]()
-    for key in keys:
-        name = PurePosixPath(key).with_suffix("").as_posix()
-        if (other := taken.setdefault(name.casefold(), key)) != key:
-            raise ConfigError(
-                f"{printable(other)} and {printable(key)} would be written to one file; rename one of them"
-            )
-        names[key] = name
-    return names
-
-
 def labelled_images(
     store: Store, names: Mapping[str, str], least: NDArray[np.float64], on_image: Callable[[str], None] | None
 ) -> Iterator[LabelledImage]:
@@ -66,12 +56,17 @@ def labelled_images(
 
     Args:
         store: the store.
-        names: from `file_names`.
+        names: key → name, from `checked_names`.
         least: from `thresholds`.
         on_image: called with every key once its image is written.
+
+    Raises:
+        StoreError: an image is damaged, or has no pixels.
     """
     for key, name in names.items():
         image = store[key]
+        if not image.record.height * image.record.width:
+            raise StoreError(f"{store.path}: '{printable(key)}' has no pixels; 'ovlabel verify' checks the store")
         labels = image.labels.astype(np.uint16)
         known = labels < len(least)
         labels[~known] = NO_LABEL

@@ -8,7 +8,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from ovlabel.formats._coco import write_instances
-from ovlabel.formats._export import Export, Mask
+from ovlabel.formats._export import Export, Mask, Rules
+
+RULES = Rules(text=True, options=("ids_from",))
 
 
 def write(export: Export) -> None:

@@ -13,13 +13,24 @@ from PIL import Image
 
 from ovlabel.formats._coco import categories, image_entry
 from ovlabel.formats._components import components, extent
-from ovlabel.formats._export import Export, LabelledImage
+from ovlabel.formats._export import Export, LabelledImage, Rules
+from ovlabel.formats._image_ids import image_ids
+
+
+def _file(name: str) -> str:
+    """An image's file."""
+    return f"panoptic/{name}.png"
+
+
+RULES = Rules(_file, ("panoptic.json",), text=True, options=("ids_from",))
 
 
 def write(export: Export) -> None:
     """One PNG an image, one JSON for all."""
     images, annotations = [], []
-    for number, image in enumerate(export.images(), start=1):
+    ids = image_ids(export.keys, export.options.ids_from)
+    for image in export.images():
+        number = ids[image.key]
         images.append(image_entry(number, image))
         infos = _write_segments(export, image)
         annotations.append({"image_id": number, "file_name": f"{image.name}.png", "segments_info": infos})
@@ -34,5 +45,5 @@ def _write_segments(export: Export, image: LabelledImage) -> list[dict[str, Any]
         segments[mask] = identity
         infos.append({"id": identity, "category_id": entry.id, "iscrowd": 0, **extent(mask)})
     channels = np.stack([segments >> shift & 255 for shift in (0, 8, 16)], -1).astype(np.uint8)
-    Image.fromarray(channels).save(export.file(f"panoptic/{image.name}.png"))
+    Image.fromarray(channels).save(export.file(_file(image.name)))
     return infos

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ovlabel.formats._coco import write_instances
-from ovlabel.formats._export import Export, Mask
+from ovlabel.formats._export import Export, Mask, Rules
 from ovlabel.formats._outlines import outlines
+
+RULES = Rules(text=True, options=("ids_from",))
 
 
 def write(export: Export) -> None:

@@ -8,13 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ovlabel.errors import ConfigError, printable
+from ovlabel.errors import ConfigError
 from ovlabel.formats._components import components
-from ovlabel.formats._export import NO_LABEL, Export, ExportClass, LabelledImage
+from ovlabel.formats._export import NO_LABEL, Export, ExportClass, LabelledImage, Rules
 from ovlabel.text.class_lists import NO_BACKGROUND
 
 Colour = tuple[int, int, int]
 _BACKGROUND: Colour = (0, 0, 0)
+
+
+def _file(name: str) -> str:
+    """An image's file of classes."""
+    return f"SegmentationClass/{name}.png"
+
+
+RULES = Rules(_file, ("labelmap.txt",), text=True, lines=True)
 
 
 def write(export: Export) -> None:
@@ -29,9 +37,7 @@ def write(export: Export) -> None:
     table[: len(colours)] = colours
     names = []
     for image in export.images():
-        if "\n" in image.name:
-            raise ConfigError(f"CVAT's list of images has no place for a line break: rename {printable(image.key)}")
-        Image.fromarray(table[image.labels]).save(export.file(f"SegmentationClass/{image.name}.png"))
+        Image.fromarray(table[image.labels]).save(export.file(_file(image.name)))
         objects = _voc_colour(_objects(export.classes, image))
         Image.fromarray(objects).save(export.file(f"SegmentationObject/{image.name}.png"))
         names.append(f"{image.name}\n")
@@ -53,10 +59,11 @@ def _write_label_map(export: Export, colours: list[Colour]) -> None:
     """`labelmap.txt`: one line a class."""
     names = [c.name for c in export.classes]
     rows = {"background": _BACKGROUND, **dict(zip(names, colours, strict=True))}
-    bad = next((name for name in rows if ":" in name or "\n" in name), None)
+    bad = next((name for name in rows if ":" in name or name.splitlines() != [name.strip()] or name[0] == "#"), None)
     if bad is not None:
         raise ConfigError(
-            f"CVAT's label map has no place for ':' or a line break in a name ({bad!r}); rename the class"
+            f"CVAT's label map has no place for a name with ':' or a line break, or with # at its start ({bad!r}); "
+            "rename the class"
         )
     lines = "".join(f"{name}:{','.join(map(str, colour))}::\n" for name, colour in rows.items())
     head = "# label:color_rgb:parts:actions\n" + (f"{NO_BACKGROUND}\n" if "background" not in names else "")

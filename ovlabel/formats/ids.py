@@ -5,11 +5,13 @@ A pixel without a label is 0, or 255 where 0 is a class.
 
 from __future__ import annotations
 
-from ovlabel.formats._export import Export
-from ovlabel.formats._grey import write_grey
+from ovlabel.formats._export import Export, Rules
+from ovlabel.formats._grey import png_of, write_grey
+
+RULES = Rules(png_of)
 
 
 def write(export: Export) -> None:
     """One PNG an image: 8 bit, or 16 bit where an id needs it."""
     ids = [c.id for c in export.classes]
-    write_grey(export, ids, no_label=255 if 0 in ids else 0)
+    write_grey(export, ids, 255 if 0 in ids else 0, png_of)

@@ -1,8 +1,12 @@
-"""Label Studio: `tasks.json` with brush masks as predictions to be reviewed, and `config.xml`, the labelling set-up."""
+"""Label Studio: tasks with brush masks as predictions to be reviewed, and `config.xml`, the labelling set-up."""
 
 from __future__ import annotations
 
 import json
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
@@ -10,16 +14,52 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from ovlabel.formats._components import components
-from ovlabel.formats._export import Export, ExportClass, LabelledImage, Mask
+from ovlabel.formats._export import Export, ExportClass, LabelledImage, Mask, Rules
+
+log = logging.getLogger("ovlabel")
 
 _SIZES = (3, 4, 8, 16)  # bits that a run's length may take
+_FILE = 100_000_000  # bytes of a file of tasks, at most: Label Studio refuses an import of more than 250 MiB
+_BUCKETS = ("s3://", "gs://", "azure-blob://")  # addresses that Label Studio takes as they are, without escapes
+
+RULES = Rules(text=True, options=("image_url",))
 
 
 def write(export: Export) -> None:
-    """One task an image, one brush region a component; photographs are named as local files: `?d=KEY`."""
+    """One task an image, one brush region a component, in `tasks-00000.json`, …"""
     export.file("config.xml").write_text(_config(export.classes), encoding="utf-8")
-    tasks = [_task(export.classes, image) for image in export.images()]
-    export.file("tasks.json").write_text(json.dumps(tasks), encoding="utf-8")
+    folder = export.photographs.resolve()
+    prefix = _prefix(export.options.image_url, folder)
+    tasks = (json.dumps(_task(export.classes, image, prefix), separators=(",", ":")) for image in export.images())
+    for number, group in enumerate(_files(tasks)):
+        export.file(f"tasks-{number:05d}.json").write_text("[" + ",\n".join(group) + "]", encoding="ascii")
+    if not export.options.image_url:
+        log.info(
+            "Label Studio serves the photographs with LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and "
+            "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT=%s, and with a local storage of the project at %s",
+            folder.parent,
+            folder,
+        )
+
+
+def _prefix(given: str, folder: Path) -> str:
+    """What stands before the key in a photograph's address: what was given, else the folder below the document root."""
+    if not given:
+        return f"/data/local-files/?d={quote(os.fsencode(folder.name))}/".replace("=/", "=")
+    return given if given.endswith(("/", "=")) else f"{given}/"
+
+
+def _files(tasks: Iterable[str]) -> Iterator[list[str]]:
+    """Tasks in groups, each of one file."""
+    group: list[str] = []
+    size = 2
+    for task in tasks:
+        if group and size + len(task) + 2 > _FILE:
+            yield group
+            group, size = [], 2
+        group.append(task)
+        size += len(task) + 2
+    yield group
 
 
 def _config(classes: tuple[ExportClass, ...]) -> str:
@@ -29,12 +69,12 @@ def _config(classes: tuple[ExportClass, ...]) -> str:
     return f"{head}{labels}  </BrushLabels>\n</View>\n"
 
 
-def _task(classes: tuple[ExportClass, ...], image: LabelledImage) -> dict[str, Any]:
+def _task(classes: tuple[ExportClass, ...], image: LabelledImage, prefix: str) -> dict[str, Any]:
     """One image with its regions."""
     regions = [
         _region(number, entry.name, mask) for number, (entry, mask) in enumerate(components(classes, image.labels))
     ]
-    source = f"/data/local-files/?d={quote(image.key)}"
+    source = prefix + (image.key if prefix.startswith(_BUCKETS) else quote(image.key))
     return {"data": {"image": source}, "predictions": [{"model_version": "ovlabel", "result": regions}]}
 
 

@@ -16,10 +16,12 @@ import pyarrow
 import pyarrow.parquet
 from PIL import Image
 
-from ovlabel.formats._export import NO_LABEL, Export, LabelledImage
+from ovlabel.formats._export import NO_LABEL, Export, LabelledImage, Rules
 
 _GROUP = 100  # images in a row group: what a reader holds at once
 _FILE = 10_000  # images in a file
+
+RULES = Rules(text=True)
 
 
 def write(export: Export) -> None:

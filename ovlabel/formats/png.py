@@ -10,7 +10,16 @@ import csv
 import numpy as np
 from PIL import Image
 
-from ovlabel.formats._export import NO_LABEL, Export
+from ovlabel.files import spreadsheet_cell
+from ovlabel.formats._export import NO_LABEL, Export, Rules
+
+
+def _file(name: str) -> str:
+    """An image's file."""
+    return f"{name}.png"
+
+
+RULES = Rules(_file, ("classes.csv",))
 
 
 def write(export: Export) -> None:
@@ -24,7 +33,7 @@ def write(export: Export) -> None:
         else:
             picture = Image.fromarray(np.where(image.labels == NO_LABEL, 255, image.labels).astype(np.uint8))
             picture.putpalette(palette)
-        picture.save(export.file(f"{image.name}.png"))
+        picture.save(export.file(_file(image.name)))
 
 
 def _write_table(export: Export) -> None:
@@ -32,4 +41,6 @@ def _write_table(export: Export) -> None:
     with export.file("classes.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["index", "name", "id", "kind", "group", "red", "green", "blue"])
-        table.writerows([i, c.name, c.id, c.kind, c.group, *c.colour] for i, c in enumerate(export.classes))
+        for index, entry in enumerate(export.classes):
+            name, kind, group = map(spreadsheet_cell, (entry.name, entry.kind, entry.group))
+            table.writerow([index, name, entry.id, kind, group, *entry.colour])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ovlabel.pictures.fonts import drawable
 from ovlabel.types import LabelMap, UInt8Image, below_threshold, not_annotated
 
 _OPACITY = 0.55
-_ROW, _SWATCH, _MARGIN = 22, 14, 8  # of the legend, in pixels: height of a row, side of a colour sample, margin
+_ROW, _SWATCH, _MARGIN, _LETTERS = 22, 14, 8, 13  # of the legend, in pixels: row, side of a colour sample, margin, size
 
 
 def overlay(
@@ -68,22 +71,37 @@ def _shares(
 
 
 def _with_legend(picture: Image.Image, shares: list[tuple[str, float, tuple[int, int, int] | None]]) -> Image.Image:
-    font = ImageFont.load_default(13)
     least = max(picture.height, 8 * _ROW)
     room = max((least - 2 * _MARGIN) // _ROW, 1)
-    lines = [(f"{share:6.1%}  {name}", colour) for name, share, colour in shares]
-    if len(lines) > room:
-        lines = [*lines[: room - 1], (f"… and {len(lines) - room + 1} more", None)]
-    width = round(max(font.getlength(text) for text, _ in lines)) + _SWATCH + 4 * _MARGIN
+    lines = [(f"{share:.1%}", *_written(name), colour) for name, share, colour in shares[:room]]
+    if len(shares) > room:
+        lines[-1] = ("", *_written(f"… and {len(shares) - room + 1} more"), None)
+    figures = _opened(drawable("0")[1].path)
+    column = round(figures.getlength("100.0%")) + _MARGIN
+    width = round(max(font.getlength(name) for _, name, font, _ in lines)) + column + _SWATCH + 4 * _MARGIN
     canvas = Image.new("RGB", (picture.width + width, least), "white")
     canvas.paste(picture, (0, 0))
     draw = ImageDraw.Draw(canvas)
-    for row, (text, colour) in enumerate(lines):
+    for row, (share, name, font, colour) in enumerate(lines):
         left, top = picture.width + _MARGIN, _MARGIN + row * _ROW
         if colour:
             draw.rectangle((left, top, left + _SWATCH, top + _SWATCH), fill=colour, outline="black")
-        draw.text((left + _SWATCH + _MARGIN, top), text, fill="black", font=font)
+        begin = left + _SWATCH + _MARGIN + column
+        draw.text((begin - _MARGIN, top), share, fill="black", font=figures, anchor="ra")
+        draw.text((begin, top), name, fill="black", font=font)
     return canvas
+
+
+def _written(text: str) -> tuple[str, ImageFont.FreeTypeFont]:
+    """A text as it can be drawn, and the font for it."""
+    line, font = drawable(text)
+    return line, _opened(font.path)
+
+
+@cache
+def _opened(path: str) -> ImageFont.FreeTypeFont:
+    """A font in the legend's size."""
+    return ImageFont.truetype(path, _LETTERS)
 
 
 def beside(left: Image.Image, right: Image.Image) -> Image.Image:

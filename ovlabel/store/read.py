@@ -16,7 +16,7 @@ from ovlabel.store.layout import why
 from ovlabel.store.manifest import Manifest, StoredClass, read_manifest
 from ovlabel.store.record import Record
 from ovlabel.store.records import Records
-from ovlabel.types import ImageItem, ImageList, LabelMap
+from ovlabel.types import ImageItem, ImageList, LabelMap, below_threshold, not_annotated
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,9 +105,17 @@ class StoredImage:
         The largest value means "not annotated", the one before it "below threshold" (see `Prediction.labels`).
 
         Raises:
-            StoreError: the array is damaged or gone.
+            StoreError: the array is damaged or gone, or holds a label that is no class.
         """
         labels: LabelMap = self._store.read(self.record, "labels")
+        count = len(self._store.classes)
+        beyond = labels[labels >= count]
+        odd = beyond[(beyond != not_annotated(count)) & (beyond != below_threshold(count))]
+        if odd.size:
+            raise StoreError(
+                f"{self._store.path}: '{printable(self.key)}' holds the label {odd[0]}, and there are {count} classes; "
+                "'ovlabel verify' checks the store"
+            )
         return labels
 
     @property

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import re
 from pathlib import Path
 
 from ovlabel.errors import ConfigError
+from ovlabel.files import from_spreadsheet_cell
 from ovlabel.text._listed import ClassList, Colour, Listed, by_number, colour_of, name_of, number
 
 _NAMES = ("name", "class_name", "class", "label", "label_name", "category", "names", "classes", "labels")
@@ -14,7 +14,6 @@ _INDICES = ("index", "idx")
 _IDS = ("id", "class_id", "label_id", "category_id", "pixel value", "value")
 _COLOURS = (("red", "green", "blue"), ("r", "g", "b"))
 _KINDS = ("stuff", "thing", "material")
-_FORMULA = re.compile(r"'(?=[=+\-@\t])")  # what exports put before a name that spreadsheets would compute
 Rows = list[list[str]]
 
 
@@ -40,7 +39,9 @@ def from_table(path: Path, text: str) -> ClassList:
     head = [cell.lower() for cell in rows[0]] if rows else []
     if max(map(len, rows), default=0) <= 1:
         names = rows[1:] if _column(head, _NAMES) is not None else rows
-        return ClassList(tuple(Listed(name_of(path, _plain(row[0]), place)) for place, row in enumerate(names)))
+        return ClassList(
+            tuple(Listed(name_of(path, from_spreadsheet_cell(row[0]), place)) for place, row in enumerate(names))
+        )
     if _column(head, _NAMES) is None:
         rows, head = _headed(path, rows)
     table = [dict(zip(head, row)) for row in rows[1:]]
@@ -59,7 +60,10 @@ def _rows(text: str) -> Rows:
     first = text.lstrip().partition("\n")[0]
     mark = max(",;\t|", key=first.count)
     try:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=mark)]
+        rows = [
+            [from_spreadsheet_cell(cell.strip()) for cell in row]
+            for row in csv.reader(text.splitlines(), delimiter=mark)
+        ]
     except csv.Error:  # a cell of more than 131,072 letters: no line of names
         return []
     return [row for row in rows if any(cell.strip("-:") for cell in row)]  # and not the rule below a head
@@ -76,20 +80,16 @@ def _headed(path: Path, rows: Rows) -> tuple[Rows, list[str]]:
 
 
 def _row(path: Path, row: dict[str, str], place: int) -> Listed:
-    name = name_of(path, _plain(next((row[key] for key in _NAMES if key in row), "")), place)
+    name = name_of(path, from_spreadsheet_cell(next((row[key] for key in _NAMES if key in row), "")), place)
     ids = next((number(row[key]) for key in _IDS if key in row), None)
     kind = row.get("kind", "")
     group = row.get("group", "") or row.get("supercategory", "")
-    return Listed(name, (), ids, _colour(row), kind if kind in _KINDS else "", _plain(group))
+    return Listed(name, (), ids, _colour(row), kind if kind in _KINDS else "", from_spreadsheet_cell(group))
 
 
 def _colour(row: dict[str, str]) -> Colour | None:
     parts = next((",".join(row[key] for key in keys) for keys in _COLOURS if all(key in row for key in keys)), "")
     return colour_of(parts or row.get("colour", "") or row.get("color", ""))
-
-
-def _plain(cell: str) -> str:
-    return _FORMULA.sub("", cell, count=1) if _FORMULA.match(cell) else cell
 
 
 def _column(head: list[str], names: tuple[str, ...]) -> int | None:

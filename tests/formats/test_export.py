@@ -6,6 +6,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -58,7 +59,16 @@ def store(tmp_path: Path, labels: dict[str, np.ndarray]) -> Store:
 
 def test_there_are_formats() -> None:
     assert set(format_names()) == {
-        *("png", "ids", "coco-stuff", "cityscapes", "coco-panoptic", "coco-instances", "coco-polygons"),
+        *(
+            "png",
+            "ids",
+            "coco-stuff",
+            "cityscapes",
+            "cityscapes-train",
+            "coco-panoptic",
+            "coco-instances",
+            "coco-polygons",
+        ),
         *("yolo-seg", "label-studio", "cvat-masks", "parquet"),
     }
 
@@ -112,7 +122,7 @@ def test_pixels_below_a_confidence_have_no_label(store: Store, labels: dict[str,
         ("ade20k", "ids", "ade20k"),
         ("voc21", "ids", "voc"),
         ("cityscapes", "cityscapes", "cityscapes"),
-        ("cityscapes", "cityscapes", "cityscapes-train"),
+        ("cityscapes", "cityscapes-train", "cityscapes-train"),
         ("coco-panoptic", "ids", "coco-panoptic-ids"),
     ],
 )
@@ -128,7 +138,7 @@ def test_what_is_written_in_a_layout_is_read_back_in_it(
     export(store, tmp_path / "out", form, min_confidence=0.5)
     truth = open_truth(tmp_path / "out", convention, [])
     for key, values in labels.items():
-        name = key.removesuffix(".png").removesuffix("_leftImg8bit" if form == "cityscapes" else "")
+        name = key.removesuffix(".png").removesuffix("_leftImg8bit" if form.startswith("cityscapes") else "")
         np.testing.assert_array_equal(truth.read(name), np.where(values % 2, IGNORED, values))
 
 
@@ -198,12 +208,113 @@ def test_yolo_labels_are_read_by_supervision(store: Store, labels: dict[str, np.
         np.testing.assert_array_equal(own, values)
 
 
+YAML_NAMES = ("yes", "1", "null", "~", "it's", 'a "b"', "a: b", "# no", "猫 😀", "[x]", "back\\slash", "- x", "0x1F")
+
+
+def test_yolo_names_are_strings_for_every_reader(tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    store = annotated(tmp_path, {"a.png": np.zeros((4, 5), int)}, YAML_NAMES)
+    export(store, tmp_path / "out", "yolo-seg")
+    table = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text(encoding="utf-8"))
+    assert table == {"train": "images", "val": "images", "names": dict(enumerate(YAML_NAMES))}
+
+
+YOLO_KEYS = ["train/images/a.png", "b.png", "images/c.png", "x/images/y/images/d.png", "images/images/e.png",
+             "my images/f.g.png", "images.png/h.png", "labels/i.png"]  # fmt: skip
+
+
+def test_yolo_labels_lie_where_readers_look(tmp_path: Path) -> None:
+    """The rule of Ultralytics: the last `/images/` of a photograph's path becomes `/labels/`."""
+    store = annotated(tmp_path, dict.fromkeys(YOLO_KEYS, np.zeros((4, 5), int)))
+    export(store, tmp_path / "out", "yolo-seg")
+    for key in YOLO_KEYS:
+        photograph = f"{tmp_path}/out/images/{key}"
+        assert Path("/labels/".join(photograph.rsplit("/images/", 1)).rsplit(".", 1)[0] + ".txt").is_file(), key
+    assert len(list((tmp_path / "out").rglob("*.txt"))) == len(YOLO_KEYS)
+
+
+@pytest.mark.parametrize(
+    ("keys", "splits"),
+    [
+        (["train/images/a.png", "valid/images/b.png"], {"train": "images/train", "val": "images/valid"}),
+        (["images/train2017/a.png", "images/val2017/b.png", "images/test2017/c.png"],
+         {"train": "images/images/train2017", "val": "images/images/val2017", "test": "images/images/test2017"}),
+        (["a/train/x.png", "b/train/x.png", "b/val/x.png"],
+         {"train": ["images/a/train", "images/b/train"], "val": "images/b/val"}),
+        (["train/a.png", "val/b.png", "c.png"], {"train": "images", "val": "images"}),
+        (["train/a.png", "train/b.png"], {"train": "images", "val": "images"}),
+        (["trains/a.png", "val/b.png"], {"train": "images", "val": "images"}),
+    ],
+)  # fmt: skip
+def test_yolo_splits_are_those_of_the_tree(keys: list[str], splits: dict[str, Any], tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    store = annotated(tmp_path, dict.fromkeys(keys, np.zeros((4, 5), int)))
+    export(store, tmp_path / "out", "yolo-seg")
+    table = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text(encoding="utf-8"))
+    assert {name: place for name, place in table.items() if name != "names"} == splits
+
+
+def test_the_evaluator_of_cityscapes_finds_one_prediction_an_image(tmp_path: Path) -> None:
+    """The official evaluation takes every PNG whose name begins with CITY_SEQUENCE_FRAME for a prediction."""
+    store = annotated(tmp_path, {"aachen/aachen_000000_000019_leftImg8bit.png": np.zeros((4, 5), int)})
+    for form, ending in (("cityscapes", "labelIds"), ("cityscapes-train", "labelTrainIds")):
+        export(store, tmp_path / form, form)
+        found = [path.name for path in (tmp_path / form).rglob("*") if path.is_file()]
+        assert found == [f"aachen_000000_000019_gtFine_{ending}.png"]
+
+
+def tasks_of(folder: Path) -> list[dict[str, Any]]:
+    """The tasks of an export, in the order of its files."""
+    return [task for path in sorted(folder.glob("tasks-*.json")) for task in json.loads(path.read_text())]
+
+
+@pytest.mark.parametrize(
+    ("url", "begin", "key"),
+    [
+        ("", "/data/local-files/?d=s/", "b%20c/%C3%BC%2341%3F%25%5C.png"),
+        ("https://host/p", "https://host/p/", "b%20c/%C3%BC%2341%3F%25%5C.png"),
+        ("/data/local-files/?d=", "/data/local-files/?d=", "b%20c/%C3%BC%2341%3F%25%5C.png"),
+        ("s3://bucket/p/", "s3://bucket/p/", "b c/ü#41?%\\.png"),
+    ],
+)
+def test_photographs_are_found_by_label_studio(url: str, begin: str, key: str, tmp_path: Path, ovlabel: Run) -> None:
+    store = annotated(tmp_path, {"a.png": np.zeros((4, 5), int), "b c/ü#41?%\\.png": np.zeros((4, 5), int)})
+    options = ["--image-url", url] if url else []
+    said = ovlabel("export", store.path, tmp_path / "out", "--format", "label-studio", *options)
+    assert [task["data"]["image"] for task in tasks_of(tmp_path / "out")] == [f"{begin}a.png", begin + key]
+    settings = f"DOCUMENT_ROOT={tmp_path}, and with a local storage of the project at {tmp_path / 's'}"
+    assert (settings in said.err) == (not url)
+
+
+def test_tasks_are_cut_into_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = annotated(tmp_path, {f"{i}.png": np.zeros((4, 5), int) for i in range(7)})
+    export(store, tmp_path / "one", "label-studio")
+    size = (tmp_path / "one" / "tasks-00000.json").stat().st_size
+    monkeypatch.setattr("ovlabel.formats.label_studio._FILE", size // 3)
+    export(store, tmp_path / "many", "label-studio")
+    files = sorted((tmp_path / "many").glob("tasks-*.json"))
+    assert [path.name for path in files] == [f"tasks-{i:05d}.json" for i in range(4)]
+    assert max(path.stat().st_size for path in files) <= size // 3
+    assert tasks_of(tmp_path / "many") == tasks_of(tmp_path / "one")
+    monkeypatch.setattr("ovlabel.formats.label_studio._FILE", 1)
+    export(store, tmp_path / "single", "label-studio")
+    assert len(tasks_of(tmp_path / "single")) == len(list((tmp_path / "single").glob("tasks-*.json"))) == 7
+
+
+def test_a_store_without_images_is_exported(tmp_path: Path) -> None:
+    store = annotated(tmp_path, {"a.png": np.zeros((4, 5), int)})
+    store._records.clear()
+    for name in format_names():
+        assert export(store, tmp_path / name, name) == 0
+    assert tasks_of(tmp_path / "label-studio") == []
+
+
 def test_brush_masks_are_read_by_label_studio(store: Store, labels: dict[str, np.ndarray], tmp_path: Path) -> None:
     from label_studio_converter.brush import decode_rle
 
     export(store, tmp_path / "out", "label-studio", min_confidence=0.5)
-    tasks = json.loads((tmp_path / "out" / "tasks.json").read_text())
-    assert [task["data"]["image"] for task in tasks] == [f"/data/local-files/?d={key}" for key in labels]
+    tasks = json.loads((tmp_path / "out" / "tasks-00000.json").read_text())
+    assert [task["data"]["image"] for task in tasks] == [f"/data/local-files/?d=s/{key}" for key in labels]
     for task, values in zip(tasks, labels.values(), strict=True):
         own = np.full(values.shape, -1)
         for region in task["predictions"][0]["result"]:
