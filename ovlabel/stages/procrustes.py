@@ -88,8 +88,12 @@ def damped(cross: Tensor) -> Tensor:
     Args:
         cross: M, d × d; axes before are a batch.
     """
+    tiny = torch.finfo(cross.dtype).tiny
+    cross = cross / cross.abs().amax((-2, -1), keepdim=True).clamp_min(
+        tiny
+    )  # its scale does not matter but to rounding
     square = cross.transpose(-2, -1) @ cross
-    norm = torch.linalg.matrix_norm(square, keepdim=True).clamp_min(torch.finfo(square.dtype).tiny)
+    norm = torch.linalg.matrix_norm(square, keepdim=True).clamp_min(tiny)
     unit = torch.eye(cross.shape[-1], dtype=cross.dtype, device=cross.device)
     root, inverse = square / norm + 1e-6 * unit, unit.expand_as(square)
     for _ in range(_STEPS):
