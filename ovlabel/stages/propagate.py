@@ -57,7 +57,7 @@ class Propagate(Stage):
         Ge(1e-4),
         Le(10_000),
         Doc("Weight of a cell's own value beside its edges, if only the image is followed."),
-    ] = 0.25
+    ] = 0.02
     tolerance: Annotated[
         float, Ge(1e-6), Le(1), Doc("Share of the distance to the solution that may be left, if repaired.")
     ] = 1e-4
