@@ -111,7 +111,7 @@ def main() -> None:
                 tallies[row].add(true, table[segmenter(image).labels])
             print(f"{index + 1}/{len(masks)}", end="\r", flush=True)
         print(f"{len(masks)} images, base {base}")
-        print(f"{'':<20}{'mIoU':>8}{'present':>9}{'accuracy':>10}{'boundary F1':>13}{'person':>8}")
+        print(f"{'':<26}{'mIoU':>8}{'present':>9}{'accuracy':>10}{'boundary F1':>13}{'person':>8}")
         for row, tally in tallies.items():
             scores = tally.scores(truth, tuple(key for key, _ in masks))
             assert scores.boundaries is not None
@@ -119,7 +119,7 @@ def main() -> None:
             cells = [miou(scores.counts), miou_present(scores.counts), pixel_accuracy(scores.counts), edges]
             person = scores.person()
             shown = [f"{100 * cell:.1f}" for cell in cells] + ["–" if person is None else f"{100 * person:.1f}"]
-            print(f"{row:<20}{shown[0]:>8}{shown[1]:>9}{shown[2]:>10}{shown[3]:>13}{shown[4]:>8}")
+            print(f"{row:<26}{shown[0]:>8}{shown[1]:>9}{shown[2]:>10}{shown[3]:>13}{shown[4]:>8}")
 
 
 if __name__ == "__main__":
