@@ -3,8 +3,9 @@
     python tests/benchmarks/preset_table.py coco --samples DIR --model M.json --weights M.safetensors [--limit 50]
     python tests/benchmarks/preset_table.py demo [--limit 60] [--templates simple,openai7,adaptive]
 
-Rows are presets with their own protocols, or `--preset` with each of the template sets. Seconds are the segmenter's
-alone, one process. itaclip's stride of 28 is set to `--stride` (112), which `--stride 0` leaves alone.
+Rows are presets with their own protocols, or `--preset` with each of the template sets. A row `sclip:csa+pamr` is the
+preset with these stages in place of its own; `propagate.repaired` is a stage with that `mode`. Seconds are the
+segmenter's alone, one process. itaclip's stride of 28 is set to `--stride` (112), which `--stride 0` leaves alone.
 """
 
 from __future__ import annotations
@@ -29,6 +30,15 @@ from ovlabel.settings.reading import preset_names
 from ovlabel.text.vocabulary import load_vocabulary
 
 
+def row_of(name: str) -> tuple[str, dict[str, Any]]:
+    """A preset, and the overrides that give it other stages."""
+    preset, _, stages = name.partition(":")
+    if not stages:
+        return preset, {}
+    parts = [part.partition(".") for part in stages.split("+")]
+    return preset, {"stages": [{"use": use, "mode": mode} if mode else {"use": use} for use, _, mode in parts]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=["coco", "demo"])
@@ -45,7 +55,7 @@ def main() -> None:
     keys: dict[str, Any] = {"encoder.model": given.model, "encoder.weights": given.weights, "encoder.device": "cpu"}
     keys |= {"encoder.positions": "open_clip"} if given.data == "coco" else {"text.vocabulary": "demo"}
     keys |= dict(ovlabel.settings.reading.setting(text) for text in given.set)
-    rows: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in given.presets.split(",")}
+    rows = {name: row_of(name) for name in given.presets.split(",")}
     if given.templates:
         rows = {name: (given.preset, {"text.templates": name}) for name in given.templates.split(",")}
     with tempfile.TemporaryDirectory() as place:
@@ -53,7 +63,7 @@ def main() -> None:
         if given.data == "demo":
             folder, convention = Path(place), "raw"
             drawn(folder, given.limit)
-        print(f"{'':<12}{'mIoU':>8}{'present':>9}{'accuracy':>10}{'boundary F1':>13}{'person':>8}{'s/image':>9}")
+        print(f"{'':<34}{'mIoU':>8}{'present':>9}{'accuracy':>10}{'boundary F1':>13}{'person':>8}{'s/image':>9}")
         for row, (preset, more) in rows.items():
             own = {"tiling.stride": given.stride} if preset == "itaclip" and given.stride else {}
             config = ovlabel.load_config(preset, keys | more | own)
@@ -76,7 +86,7 @@ def main() -> None:
             edges, person = mean(scores.boundaries.f1_by_class()), scores.person()
             cells = [miou(scores.counts), miou_present(scores.counts), pixel_accuracy(scores.counts), edges]
             shown = [f"{100 * cell:.1f}" for cell in cells] + ["–" if person is None else f"{100 * person:.1f}"]
-            print(f"{row:<12}{shown[0]:>8}{shown[1]:>9}{shown[2]:>10}{shown[3]:>13}{shown[4]:>8}"
+            print(f"{row:<34}{shown[0]:>8}{shown[1]:>9}{shown[2]:>10}{shown[3]:>13}{shown[4]:>8}"
                   f"{spent / len(masks):>9.2f}", flush=True)  # fmt: skip
 
 

@@ -30,8 +30,9 @@ from ovlabel.spine.stack import Stack, make_stage
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "photographs"
 WINDOWS = {"encoder.last_block": "attention", "tiling.short_side": 336}
-FIELDS = {"sfr, repaired": ("sfr", (("mode", "repaired"),)), "crf, not pruned": ("crf", (("prune", False),)),
-          "crf, scale 0.5": ("crf", (("scale", 0.5),))}  # fmt: skip
+FIELDS = {"sfr, repaired": ("sfr", (("mode", "repaired"),)),
+          "propagate, repaired": ("propagate", (("mode", "repaired"),)),
+          "crf, not pruned": ("crf", (("prune", False),)), "crf, scale 0.5": ("crf", (("scale", 0.5),))}  # fmt: skip
 
 
 def probe() -> float:

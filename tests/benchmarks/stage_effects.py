@@ -36,6 +36,10 @@ ROWS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "rcs, sfr": [("sfr", {}), ("rcs", {})],
     "pamr": [("pamr", {})],
     "pamr 1, 2, 4, 8": [("pamr", {"dilations": (1, 2, 4, 8)})],
+    "propagate": [("propagate", {})],
+    "propagate, repaired": [("propagate", {"mode": "repaired"})],
+    "propagate, probabilities": [("propagate", {"mode": "repaired", "follows": "probabilities"})],
+    "propagate, pamr": [("propagate", {"mode": "repaired"}), ("pamr", {})],
     "crf": [("crf", {})],
     "crf, weight 4": [("crf", {"bilateral_weight": 4.0})],
     "upsample": [("upsample", {})],
@@ -109,7 +113,7 @@ def main() -> None:
                 tallies[row].add(with_boundaries(true, found, len(truth.classes)))
             print(f"{index + 1}/{len(masks)}", end="\r", flush=True)
         print(f"{len(masks)} images, base {base}")
-        print(f"{'':<20}{'mIoU':>8}{'present':>9}{'accuracy':>10}{'boundary F1':>13}{'person':>8}")
+        print(f"{'':<26}{'mIoU':>8}{'present':>9}{'accuracy':>10}{'boundary F1':>13}{'person':>8}")
         for row, tally in tallies.items():
             scores = tally.scores(truth, tuple(key for key, _ in masks))
             assert scores.boundaries is not None
@@ -117,7 +121,7 @@ def main() -> None:
             cells = [miou(scores.counts), miou_present(scores.counts), pixel_accuracy(scores.counts), edges]
             person = scores.person()
             shown = [f"{100 * cell:.1f}" for cell in cells] + ["–" if person is None else f"{100 * person:.1f}"]
-            print(f"{row:<20}{shown[0]:>8}{shown[1]:>9}{shown[2]:>10}{shown[3]:>13}{shown[4]:>8}")
+            print(f"{row:<26}{shown[0]:>8}{shown[1]:>9}{shown[2]:>10}{shown[3]:>13}{shown[4]:>8}")
 
 
 if __name__ == "__main__":

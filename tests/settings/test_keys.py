@@ -100,6 +100,16 @@ PROTOCOLS = {
         "cityscapes": (448, 224, 224, 50, 0, 0),
         "ade20k": (448, 448, 224, 50, 0, 0),
     },
+    "pearl": {
+        "voc20": (336, 0, 112, 40, 0, 0),
+        "voc21": (336, 0, 112, 40, 0.1, 0),
+        "context59": (336, 224, 112, 40, 0, 0),
+        "context60": (336, 224, 112, 40, 0.1, 0),
+        "coco-object": (336, 224, 112, 40, 0.1, 0),
+        "coco-stuff": (336, 224, 112, 40, 0, 0),
+        "cityscapes": (560, 224, 112, 40, 0, 0),
+        "ade20k": (336, 224, 112, 40, 0, 0),
+    },
 }
 
 
@@ -130,12 +140,22 @@ def test_presets_hold_the_published_protocols(preset: str, vocabulary: str, publ
         ("resclip", "attention", ["kk", "sfr", "neighbours", "rcs"]),
         ("clearclip", "attention", ["qq"]),
         ("maskclip", "attention", ["value"]),
+        ("pearl", "attention", ["procrustes", "propagate"]),
     ],
 )
 def test_presets_rewire_the_last_block_as_published(preset: str, last_block: str, stages: list[str]) -> None:
     config = load_config(preset)
     assert config.encoder.last_block == last_block
     assert [stage.use for stage in config.stages] == stages
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "weight", "grid"),
+    [("voc20", 0.08, 80), ("coco-stuff", 0.08, 80), ("ade20k", 0.3, 80), ("cityscapes", 0.3, 224)],
+)
+def test_pearl_holds_the_published_weights_and_grids(vocabulary: str, weight: float, grid: int) -> None:
+    align, propagate = map(make_stage, load_config("pearl", {"text.vocabulary": vocabulary}).stages)
+    assert (align.weight, propagate.grid, propagate.mode) == (weight, grid, "literal")  # type: ignore[attr-defined]
 
 
 # Overrides

@@ -11,11 +11,11 @@ import torch
 
 from ovlabel import Segmenter, TextBank, build, load_config
 from ovlabel.model.clip import Clip
-from ovlabel.types import Box
-from tests.conftest import GOLDEN
+from ovlabel.types import Box, ImageContext
+from tests.conftest import GOLDEN, GOLDEN_PREPROCESS
 
 Arrays = dict[str, np.ndarray]
-FEATURES, COSINES, PROBABILITIES = 1e-4, 1e-5, 1e-4
+FEATURES, COSINES, PROPAGATED, PROBABILITIES = 1e-4, 1e-5, 2e-5, 1e-4
 
 
 def bank_of(arrays: Arrays, queries: int | None = None) -> TextBank:
@@ -66,6 +66,16 @@ FEATURE_CASES = [
     ("naclip_feat_224", "features_naclip_vanillaarch", "naclip", {"encoder__last_block": "full"}),
     ("naclip_feat_224", "features_csa_vanillaarch", "sclip", {}),
     ("naclip_feat_rect", "features_naclip", "naclip", {}),
+    ("pearl_feat_224", "features_kk0.08", "pearl", {}),
+    ("pearl_feat_224", "features_kk0.3", "pearl", {"procrustes__weight": 0.3}),
+    ("pearl_feat_224", "features_nokk", "pearl", {"procrustes__weight": 0.0}),
+    ("pearl_feat_224", "features_svd", "pearl", {"procrustes__rotation": "exact"}),
+    ("pearl_feat_224", "features_plain_reduced", "pearl", {"stages": ["propagate"]}),
+    ("pearl_feat_224", "features_residual", "pearl", {"encoder__last_block": "full"}),
+    ("pearl_feat_rect", "features_kk0.08", "pearl", {}),
+    ("pearl_feat_rect", "features_kk0.3", "pearl", {"procrustes__weight": 0.3}),
+    ("pearl_feat_rect", "features_nokk", "pearl", {"procrustes__weight": 0.0}),
+    ("pearl_feat_rect", "features_svd", "pearl", {"procrustes__rotation": "exact"}),
 ]
 
 
@@ -202,6 +212,105 @@ def test_itaclip_views(golden: Callable[[str], Arrays], golden_model: dict[str, 
             own = segmenter(golden_model, arrays, "itaclip", tiling__window=0, **keys)
             logits = own.logits([pixels], (224, 224)).numpy()
             assert np.abs(logits[:, ::4, ::4] - arrays[f"logits_{name}_sub4"]).max() <= COSINES
+
+
+@pytest.mark.parametrize("file", ["pearl_feat_224", "pearl_feat_rect"])
+def test_pearl_rotation_and_attention(file: str, golden: Callable[[str], Arrays], golden_model: dict[str, Any]) -> None:
+    from ovlabel.ops import scaled_scores
+    from ovlabel.stages.procrustes import Procrustes, centred, damped
+
+    arrays = golden(file)
+    made = segmenter(golden_model, arrays, "pearl", tiling__window=0)
+    with torch.inference_mode():
+        pixels = made.encoder.pixels(torch.from_numpy(arrays["image"]).permute(2, 0, 1))
+        context = next(made.features(pixels, (Box(0, 0, *arrays["image"].shape[:2]),))).context
+        queries, keys, _ = context.trace.qkv(12)
+        queries, keys = centred(queries, keys)
+        cross = keys.transpose(-2, -1) @ queries
+        ((wide, turned),) = Procrustes().pairs(context)
+        attention = scaled_scores(wide, turned).softmax(-1)
+    assert np.abs(cross[0].numpy() - arrays["cross"]).max() <= 1e-5 * np.abs(arrays["cross"]).max()
+    assert np.abs(damped(cross)[0].numpy() - arrays["rotation"]).max() <= 1e-5
+    assert np.abs(attention[0, 1, ::4].numpy() - arrays["attention_head1_sub4"]).max() <= 1e-5
+
+
+@pytest.mark.parametrize("unit", range(4))
+def test_pearl_propagation(unit: int, golden: Callable[[str], Arrays], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trust, edges, cells and maps of made-up cosines; unit 2 has blocks of 50 / 20 pixels, unit 3 forty queries."""
+    from ovlabel.stages import _cell_graph, propagate
+
+    arrays = {k.replace(f"_{unit}", "", 1): v for k, v in golden("pearl_tlp").items() if f"_{unit}" in k}
+    seen: list[tuple[_cell_graph.CellGraph, torch.Tensor]] = []
+    solved = _cell_graph.conjugate_gradients
+
+    def watched(graph: _cell_graph.CellGraph, maps: torch.Tensor, steps: int) -> torch.Tensor:
+        seen.append((graph, maps))
+        return solved(graph, maps, steps)
+
+    def apart(ours: torch.Tensor, name: str) -> float:
+        return float(np.abs(ours.numpy() - arrays[name]).max())
+
+    monkeypatch.setattr(propagate, "conjugate_gradients", watched)
+    stage, context = propagate.Propagate(grid=int(arrays["grid"])), picture_context(arrays)
+    assert apart(stage.logits(torch.from_numpy(arrays["logits"]), context), "out") <= PROPAGATED
+    graph, cells = seen[0]
+    rows, columns = arrays["step"].tolist()
+    assert cells.shape[1:] == (arrays["image"].shape[0] // rows, arrays["image"].shape[1] // columns)
+    assert apart(graph.trust, "trust") <= PROPAGATED
+    assert np.abs(graph.across.numpy() - arrays["edge_right"][:, 1:]).max() <= PROPAGATED
+    assert np.abs(graph.down.numpy() - arrays["edge_down"][1:]).max() <= PROPAGATED
+    assert np.abs(propagate.likeness(context.text).diagonal().numpy() - arrays["S"].diagonal()).max() <= PROPAGATED
+    assert apart(solved(graph, cells, 25), "small") <= PROPAGATED
+    if "small5" in arrays:
+        assert apart(solved(graph, cells, 5), "small5") <= PROPAGATED
+
+
+@pytest.mark.parametrize("unit", range(4))
+def test_pearl_propagation_of_cosines_times_forty(unit: int, golden: Callable[[str], Arrays]) -> None:
+    from ovlabel.stages.propagate import Propagate
+
+    arrays = {k.replace(f"_{unit}", "", 1): v for k, v in golden("pearl_tlp").items() if f"_{unit}" in k}
+    scaled = 40 * torch.from_numpy(arrays["logits"])
+    ours = Propagate(grid=int(arrays["grid"])).logits(scaled, picture_context(arrays))[:, ::3, ::3] / 40
+    assert np.abs(ours.numpy() - arrays["out_scaled40_sub3"]).max() <= PROPAGATED
+
+
+def picture_context(arrays: Arrays) -> ImageContext:
+    """What a stage reads of a picture that is not resized, in the model's own units."""
+    constants = [torch.tensor(GOLDEN_PREPROCESS[name])[:, None, None] for name in ("mean", "std")]
+    pixels = (torch.from_numpy(arrays["image"]).permute(2, 0, 1) / 255 - constants[0]) / constants[1]
+    names = tuple(f"class {i}" for i in range(len(arrays["text"])))
+    bank = TextBank(arrays["text"], np.arange(len(names)), names, ("thing",) * len(names))
+    return ImageContext(arrays["image"], pixels, bank, torch.from_numpy(arrays["text"]), 40.0)
+
+
+PEARL = {
+    "slide_tlp": {},
+    "slide": {"stages": ["procrustes"]},
+    "whole_tlp": {"tiling__window": 0},
+    "slide_tlp_thd0.3": {"labels__probability_threshold": 0.3},
+    "slide_plain_tlp": {"stages": [{"use": "propagate", "grid": 20}]},
+}
+
+
+@pytest.mark.parametrize("variant", PEARL)
+def test_pearl_full_path(variant: str, golden: Callable[[str], Arrays], golden_model: dict[str, Any]) -> None:
+    """Labels, cosines behind the propagation, probabilities; the grid of the vectors has 20 cells on a side."""
+    arrays = golden("pearl_predict")
+    keys: dict[str, Any] = {"stages": ["procrustes", {"use": "propagate", "grid": 20}], **PEARL[variant]}
+    made = segmenter(golden_model, arrays, "pearl", **{**SLIDE, **keys})
+    labels = arrays[f"label_{variant}"]
+    from_resized = made.segment_resized(arrays["resized"], labels.shape)
+    assert np.array_equal(from_resized.labels, labels)
+    assert np.array_equal(made(arrays["image"]).labels, labels)
+    if f"prob_{variant}_sub3" in arrays:
+        shares = from_resized.probabilities / from_resized.probabilities.sum(0)
+        assert np.abs(shares[:, ::3, ::3] - arrays[f"prob_{variant}_sub3"]).max() <= PROBABILITIES
+    image = made.prepare(arrays["image"])
+    with torch.inference_mode():
+        cosines = made.stack.edit("logits", made.logits(image.scales, labels.shape), image.context)
+    limit = COSINES if variant == "slide" else PROPAGATED
+    assert np.abs(cosines[:, ::3, ::3].numpy() - arrays[f"logits_{variant}_sub3"]).max() <= limit
 
 
 CLIPTRASE = ["cliptrase_224", "cliptrase_224_noclusters", "cliptrase_224_voc20", "cliptrase_336_bg"]

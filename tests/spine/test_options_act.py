@@ -39,6 +39,7 @@ PLACES: dict[str, tuple[int, str, tuple[str, ...], str]] = {
     "hierarchy": (1, "coco-stuff", ("csa",), "full"),
     "kk": (4, "demo", (), "attention"),
     "neighbours": (2, "demo", ("kk",), "attention"),
+    "procrustes": (4, "demo", (), "attention"),
     "qq": (4, "demo", (), "attention"),
     "smooth": (1, "coco-stuff", ("csa",), "full"),
     "value": (4, "demo", (), "attention"),

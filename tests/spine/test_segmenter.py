@@ -271,7 +271,7 @@ def test_stitching_features_averages_unit_features_on_the_grid(tiny: dict[str, A
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 400), (400, 3), (17, 16), (64, 64), (200, 90)])
-@pytest.mark.parametrize("preset", ["sclip", "clearclip", "naclip", "maskclip", "plain"])
+@pytest.mark.parametrize("preset", ["sclip", "clearclip", "naclip", "maskclip", "pearl", "plain"])
 def test_images_of_every_shape_get_labels_of_their_size(
     tiny: dict[str, Any], size: tuple[int, int], preset: str
 ) -> None:
@@ -487,7 +487,7 @@ def test_a_trace_is_gone_with_its_last_name(tiny: dict[str, Any]) -> None:
             gc.enable()
 
 
-@pytest.mark.parametrize("preset", ["plain", "sclip", "clearclip", "maskclip", "naclip", "resclip", "itaclip"])
+@pytest.mark.parametrize("preset", ["plain", "sclip", "clearclip", "maskclip", "naclip", "resclip", "itaclip", "pearl"])
 def test_the_fast_way_gives_what_the_literal_one_gives(preset: str, tiny: dict[str, Any]) -> None:
     """Fused attention, all windows enlarged at once, bands of rows, against maps and windows one by one."""
     keys = {key: value for key, value in tiny.items() if preset != "itaclip" or not key.startswith("tiling.stride")}
@@ -509,7 +509,7 @@ def test_bands_do_not_show(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
         assert np.abs(banded.confidence.astype(int) - whole.confidence).max() <= 1
 
 
-@pytest.mark.parametrize("preset", ["sclip", "naclip", "resclip", "itaclip", "scclip"])
+@pytest.mark.parametrize("preset", ["sclip", "naclip", "resclip", "itaclip", "scclip", "pearl"])
 def test_images_begun_together_do_not_see_each_other(preset: str, tiny: dict[str, Any]) -> None:
     """Their windows of one shape share batches, also where images differ in size."""
     segmenter = build(load_config(preset, {**tiny, "store.probabilities": "top1"}), text=bank())
