@@ -60,10 +60,7 @@ def _rows(text: str) -> Rows:
     first = text.lstrip().partition("\n")[0]
     mark = max(",;\t|", key=first.count)
     try:
-        rows = [
-            [from_spreadsheet_cell(cell.strip()) for cell in row]
-            for row in csv.reader(text.splitlines(), delimiter=mark)
-        ]
+        rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=mark)]
     except csv.Error:  # a cell of more than 131,072 letters: no line of names
         return []
     return [row for row in rows if any(cell.strip("-:") for cell in row)]  # and not the rule below a head
