@@ -24,6 +24,7 @@ COMMANDS = {  # in the order of the overview; the line that it shows of each
     "export": "Write labels in a format that other tools read.",
     "status": "What a store holds, what is pending, what failed and why.",
     "show": "Draw one photograph with its labels.",
+    "report": "Pages that show what to look at first.",
     "verify": "Compare a store with its checksums; --repair it.",
     "bench": "How fast a folder would be annotated on this machine.",
     "ablate": "Measure what every stage adds.",
