@@ -25,6 +25,7 @@ COMMANDS = {  # in the order of the overview; the line that it shows of each
     "status": "What a store holds, what is pending, what failed and why.",
     "show": "Draw one photograph with its labels.",
     "report": "Pages that show what to look at first.",
+    "review": "Take decisions about labels in, and count them.",
     "verify": "Compare a store with its checksums; --repair it.",
     "bench": "How fast a folder would be annotated on this machine.",
     "ablate": "Measure what every stage adds.",

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovlabel.report.truth import Measured
+from ovlabel.store.decisions import sums_of
 from ovlabel.store.read import Store
 
 _AHEAD = 256  # images that may be read before they are noted
@@ -99,7 +100,7 @@ def read_columns(store: Store, other: Store | None = None, measured: Measured | 
             seen += pool.map(lambda key: _seen(store, other, key), keys[start : start + _AHEAD])
     shares = [share for share, _ in seen]
     records = [store[key].record for key in keys]
-    sums = ["".join(f"{value:08x}" for value in record.sums[:2]) for record in records]
+    sums = [sums_of(record) for record in records]
     miou, accuracy = ({}, {}) if measured is None else (measured.miou, measured.accuracy)
     return Columns(
         keys,

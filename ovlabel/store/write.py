@@ -131,7 +131,7 @@ class StoreWriter(Store):
         Raises:
             StoreError: what is to be removed lies behind a link, or can't be removed.
         """
-        self._hold()
+        self.check_writable()
         unfinished = [name for name in self.unfinished if self.shard is None or shard_of(name) == str(self.shard)]
         partial = partial_files(self.path) if self.shard is None else []
         with naming_failures(self.path):
@@ -153,7 +153,7 @@ class StoreWriter(Store):
         Raises:
             StoreError: the manifest can't be written.
         """
-        self._hold()
+        self.check_writable()
         manifest = self.manifest.settled(self.path, folder, vocabulary, written)
         if manifest != self.manifest:
             manifest.write(self.path)
@@ -204,7 +204,7 @@ class StoreWriter(Store):
         Raises:
             StoreError: a chunk lies behind a link.
         """
-        self._hold()
+        self.check_writable()
         lines = read_commits(self.path, self.manifest.id).records
         home = {record.key: name for name, records in lines.items() for record in records}
         used = {record.chunk for record in self._records.values() if record.outcome == "done"}
@@ -228,14 +228,14 @@ class StoreWriter(Store):
         Raises:
             StoreError: the chunk lies behind a link.
         """
-        self._hold()
+        self.check_writable()
         remove(self.path, f"{CHUNKS}/{name}")
 
     def _cleanly(self, name: str, write: Callable[[], None]) -> None:
         """Call `write`; if it fails, remove what there is of the chunk."""
         try:
             with naming_failures(self.path):
-                self._hold()
+                self.check_writable()
                 write()
         except BaseException:
             with contextlib.suppress(StoreError, OSError):
@@ -249,14 +249,19 @@ class StoreWriter(Store):
     def _adopt(self, name: str, records: Sequence[Record]) -> None:
         """Put the commit record of a chunk in place; from then on it counts."""
         node = chunk_path(self.path, name)
-        self._hold()
+        self.check_writable()
         files.sync_folder(node.parent)
         files.put(node / METADATA, pack(self.manifest.id, name, records))
         for record in records:
             self._remember(replace(record, chunk=record.chunk or name))
 
-    def _hold(self) -> None:
-        """Raise unless this process may write to the store still, and writes nowhere else."""
+    def check_writable(self) -> None:
+        """Raise unless this process may write to the store still, and writes nowhere else.
+
+        Raises:
+            BusyError: another process has taken the lock over.
+            StoreError: the block of `writing` has ended, or the folder of chunks is a link.
+        """
         if self.ended:
             raise StoreError(f"{self.path} is written to only inside 'with writing(…)', which is over")
         self.lock.check()

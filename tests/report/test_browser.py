@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from ovlabel.report import ReportOptions, make_report
+from ovlabel.store.decisions import read_decisions, take_in
 from ovlabel.store.example import write_example
 from ovlabel.store.manifest import Manifest
+from ovlabel.store.read import open_store
 from ovlabel.store.record import Record
 from ovlabel.store.write import writing
 from ovlabel.text.vocabulary import Vocabulary, VocabularyClass
@@ -253,6 +255,10 @@ def test_decisions_survive_a_reload_and_are_saved_with_the_checksums_of_the_labe
     decided = {entry["key"]: (entry["decision"], entry["reviewer"]) for entry in held["decisions"]}
     assert decided == {"a.png": ("accept", "Ada"), "b.png": ("fix", "Ada")}, "a wrong class alone means: to be fixed"
     assert all(len(entry["sums"]) == 16 for entry in held["decisions"])
+
+    with writing(small.parent / "images.ovlabel.zarr") as store:
+        assert take_in(store, tmp_path / "decisions.json").taken == 2
+    assert read_decisions(open_store(small.parent / "images.ovlabel.zarr"))["b.png"].classes == ("dog",)
 
     fresh = visit(small)
     fresh.go("review")
