@@ -19,6 +19,7 @@ from ovlabel.errors import printable
 
 COMMANDS = {  # in the order of the overview; the line that it shows of each
     "demo": "Draw scenes, annotate and score them: everything works.",
+    "preview": "A few images under several presets, before a long run.",
     "annotate": "Annotate every image of a folder that is not annotated yet.",
     "score": "Score a store against ground truth.",
     "export": "Write labels in a format that other tools read.",
