@@ -45,7 +45,7 @@ POINTS = (
     "ovlabel.store.write.StoreWriter.settle",
     "ovlabel.store.write.StoreWriter.clear_unfinished",
     "ovlabel.store.write.StoreWriter.commit",
-    "ovlabel.store.write.StoreWriter._hold",
+    "ovlabel.store.write.StoreWriter.check_writable",
     "ovlabel.store.write.StoreWriter._adopt",
     "ovlabel.store.write.write_arrays",
     "ovlabel.store.arrays._put",

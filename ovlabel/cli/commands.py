@@ -19,11 +19,14 @@ from ovlabel.errors import printable
 
 COMMANDS = {  # in the order of the overview; the line that it shows of each
     "demo": "Draw scenes, annotate and score them: everything works.",
+    "preview": "A few images under several presets, before a long run.",
     "annotate": "Annotate every image of a folder that is not annotated yet.",
     "score": "Score a store against ground truth.",
     "export": "Write labels in a format that other tools read.",
     "status": "What a store holds, what is pending, what failed and why.",
     "show": "Draw one photograph with its labels.",
+    "report": "Pages that show what to look at first.",
+    "review": "Take decisions about labels in, and count them.",
     "verify": "Compare a store with its checksums; --repair it.",
     "compact": "Gather many small commits of a store into few.",
     "bench": "How fast a folder would be annotated on this machine.",

@@ -11,13 +11,18 @@ from ovlabel.spine.segmenter import Segmenter
 from ovlabel.spine.stack import Stack, make_stage
 from ovlabel.text.bank import text_bank
 from ovlabel.text.prompts import Prompts
-from ovlabel.types import TextBank
+from ovlabel.types import Encoder, TextBank
 
 log = logging.getLogger("ovlabel")
 
 
 def build(
-    config: Config, *, text: TextBank | None = None, prompts: Prompts | None = None, offline: bool = False
+    config: Config,
+    *,
+    text: TextBank | None = None,
+    prompts: Prompts | None = None,
+    encoder: Encoder | None = None,
+    offline: bool = False,
 ) -> Segmenter:
     """The segmenter of a run.
 
@@ -25,6 +30,7 @@ def build(
         config: from `load_config`.
         text: a text bank of your own, in place of `text.vocabulary`, `text.templates` and `text.merge`.
         prompts: the content of the files that `config.text` names, where they have been read already.
+        encoder: one that is loaded already, in place of that of `config.encoder`.
         offline: open no connection for weights.
 
     Raises:
@@ -39,7 +45,7 @@ def build(
         'sky'
     """
     stack = _stack(config, offline)
-    clip = load_clip(config.encoder, offline=offline)
+    clip: Encoder = load_clip(config.encoder, offline=offline) if encoder is None else encoder
     bank = text_bank(config.text, clip, prompts) if text is None else text
     width = int(clip.identity.model["embed_dim"])
     if bank.embeddings.shape[1] != width:

@@ -144,12 +144,12 @@ class StoreWriter(Store):
         Raises:
             StoreError: what is to be removed lies behind a link, or can't be removed.
         """
-        self._hold()
+        self.check_writable()
         unfinished = [name for name in self.unfinished if self.shard is None or shard_of(name) == str(self.shard)]
         partial = partial_files(self.path) if self.shard is None else []
         with naming_failures(self.path):
             for name in (*(f"{CHUNKS}/{name}" for name in unfinished), *partial):
-                self._hold()
+                self.check_writable()
                 remove(self.path, name)
         warn_of_damage(self)
 
@@ -166,7 +166,7 @@ class StoreWriter(Store):
         Raises:
             StoreError: the manifest can't be written.
         """
-        self._hold()
+        self.check_writable()
         manifest = self.manifest.settled(self.path, folder, vocabulary, written)
         if manifest != self.manifest:
             manifest.write(self.path)
@@ -221,7 +221,7 @@ class StoreWriter(Store):
         Raises:
             StoreError: a chunk lies behind a link.
         """
-        self._hold()
+        self.check_writable()
         self.refresh(everything=True)
         lines, freed = self.records.commits.records, 0
         home = {record.key: name for name, records in lines.items() for record in records}
@@ -232,7 +232,7 @@ class StoreWriter(Store):
             if name in used or any(r.outcome != "removed" or r.key in mentioned for r in last):
                 mentioned.update(record.key for record in records)
             else:
-                self._hold()
+                self.check_writable()
                 remove(self.path, f"{CHUNKS}/{name}")
                 freed += 1
         if freed:
@@ -248,7 +248,7 @@ class StoreWriter(Store):
         Raises:
             StoreError: the chunk lies behind a link.
         """
-        self._hold()
+        self.check_writable()
         remove(self.path, f"{CHUNKS}/{name}")
 
     def _forget_consolidated(self) -> None:
@@ -264,7 +264,7 @@ class StoreWriter(Store):
                 continue
             if isinstance(node, dict) and node.pop("consolidated_metadata", None) is not None:
                 with naming_failures(self.path):
-                    files.put(self.path / name, json.dumps(node, indent=1).encode(), last=self._hold)
+                    files.put(self.path / name, json.dumps(node, indent=1).encode(), last=self.check_writable)
 
     def _keep_index(self) -> None:
         """Bring the index up to date where that pays. Without one the store is the same, only slower to open."""
@@ -272,7 +272,7 @@ class StoreWriter(Store):
             records = self.records
             if not records.index_pays or (index := records.extended()) is None:
                 return
-            files.put(self.path / INDEX, index.to_bytes(self.manifest.id), last=self._hold)
+            files.put(self.path / INDEX, index.to_bytes(self.manifest.id), last=self.check_writable)
             left = replace(records.commits, records={}, stamps={})
             self._state = State(Records(self.path, self.manifest.id, index, left), self._state.arrays)
 
@@ -280,11 +280,11 @@ class StoreWriter(Store):
         """Call `write`; if it fails, remove what there is of the chunk."""
         try:
             with naming_failures(self.path):
-                self._hold()
+                self.check_writable()
                 try:
                     write()
                 except FileNotFoundError:
-                    self._hold()  # says so where another process has taken the lock over, and cleared this chunk away
+                    self.check_writable()  # another process may have taken the lock over and cleared this chunk away
                     raise
         except BaseException:
             with contextlib.suppress(StoreError, OSError):
@@ -298,14 +298,19 @@ class StoreWriter(Store):
     def _adopt(self, name: str, records: Sequence[Record]) -> None:
         """Put the commit record of a chunk in place; from then on it counts."""
         node = chunk_path(self.path, name)
-        self._hold()
+        self.check_writable()
         refuse_link(self.path, f"{CHUNKS}/{name}")
         files.sync_folder(node.parent)
-        files.put(node / METADATA, pack(self.manifest.id, name, records), last=self._hold)
+        files.put(node / METADATA, pack(self.manifest.id, name, records), last=self.check_writable)
         self.records.add(name, [replace(record, chunk=record.chunk or name) for record in records])
 
-    def _hold(self) -> None:
-        """Raise unless this process may write to the store still, and writes nowhere else."""
+    def check_writable(self) -> None:
+        """Raise unless this process may write to the store still, and writes nowhere else.
+
+        Raises:
+            BusyError: another process has taken the lock over.
+            StoreError: the block of `writing` has ended, or the folder of chunks is a link.
+        """
         if self.ended:
             raise StoreError(f"{self.path} is written to only inside 'with writing(…)', which is over")
         self.lock.check()

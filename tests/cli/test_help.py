@@ -33,7 +33,7 @@ COMMANDS = [
     "vocab check",
     "vocab describe",
 ]
-LONG = {"annotate", "bench", "ablate", "score"}  # show every option there is, which takes more than one screen
+LONG = {"annotate", "bench", "ablate", "score", "preview"}  # every option there is takes more than one screen
 HEAVY = "numpy scipy PIL zarr dask torch open_clip matplotlib huggingface_hub pyarrow rich pydantic".split()  # noqa: SIM905
 
 
