@@ -115,9 +115,9 @@ def annotate(
     patience: Annotated[
         float,
         typer.Option(
-            "--wait-for-workers", min=0, metavar="SECONDS", help="End if none comes so long.", rich_help_panel="Cluster"
+            "--wait-for-workers", min=0, metavar="SECONDS", help="End if no worker comes for so long.", rich_help_panel="Cluster"
         ),
-    ] = 600,
+    ] = 600.0,
 ) -> None:
     """Annotate every image of FOLDER that is not annotated yet.
 

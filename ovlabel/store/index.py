@@ -33,9 +33,8 @@ if TYPE_CHECKING:
 
     Column = npt.NDArray[Any]
 
-DONE, FAILED, REMOVED, UNOPENED, MORE_FRAMES, REDUCED = 1, 2, 4, 8, 16, 32  # the bits of a state
-MORE_BANDS, GUESSED_RANGE = 64, 128
-_OUTCOMES = {"done": DONE, "failed": FAILED, "removed": REMOVED}
+DONE, FAILED, UNOPENED, MORE_FRAMES, MORE_BANDS, GUESSED_RANGE, REDUCED = (1 << bit for bit in range(7))  # of a state
+_OUTCOMES = {"done": DONE, "failed": FAILED, "removed": 0}
 _VERSION = 1
 _TYPES = {  # of the columns, in the order of `_row`
     "sizes": "<i8",
@@ -262,7 +261,7 @@ def _unpacked(data: bytes, identity: str) -> Index:
     columns = {name: parts[name] for name in _TYPES}
     if any(columns[name].dtype != kind or columns[name].shape != (len(keys),) for name, kind in _TYPES.items()):
         raise ValueError("columns that do not fit")
-    for name, most in (("commits", len(names)), ("arrays", len(names)), ("lines", 2**31), ("states", 256)):
+    for name, most in (("commits", len(names)), ("arrays", len(names)), ("lines", 2**31), ("states", 128)):
         if len(keys) and not (columns[name].min() >= 0 and columns[name].max() < most):
             raise ValueError(f"{name} that lead nowhere")
     if not keys or not all(all(map(lt, values, islice(values, 1, None))) for values in (names, keys)):

@@ -42,13 +42,14 @@ def place(path: Path, content: dict[str, Any], before: int | None) -> int:
             os.replace(own, path)
         else:
             raise FileNotFoundError
-        return handle
-    except BaseException:
-        os.close(handle)
-        raise
-    finally:
         with contextlib.suppress(OSError):
             os.unlink(own)
+        return handle
+    except BaseException:  # an interruption too: a file that stays open would keep this process out as well
+        os.close(handle)
+        with contextlib.suppress(OSError):
+            os.unlink(own)
+        raise
 
 
 def _link(own: Path, path: Path) -> None:
