@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import re
-import tempfile
 import tomllib
 import uuid
 from collections.abc import Callable
@@ -223,6 +222,8 @@ def settle_home() -> None:
         return
     home = Path(os.devnull)
     with contextlib.suppress(OSError):
+        import tempfile
+
         found = Path(tempfile.gettempdir()) / _temporary_name()
         found.mkdir(0o700, exist_ok=True)
         stat = found.lstat()

@@ -115,7 +115,11 @@ def annotate(
     patience: Annotated[
         float,
         typer.Option(
-            "--wait-for-workers", min=0, metavar="SECONDS", help="End if no worker comes for so long.", rich_help_panel="Cluster"
+            "--wait-for-workers",
+            min=0,
+            metavar="SECONDS",
+            help="End if no worker comes for so long.",
+            rich_help_panel="Cluster",
         ),
     ] = 600.0,
 ) -> None:

@@ -20,8 +20,6 @@ from typing import Any, TypeVar
 from ovlabel.errors import ConfigError, short, shown, unknown
 from ovlabel.files import read_toml
 from ovlabel.text._class_lines import split_names
-from ovlabel.text.class_lists import holds_toml, read_class_list
-from ovlabel.text.oddities import odd_names
 
 KINDS = ("stuff", "thing", "material")
 INLINE = "classes:"  # text.vocabulary = "classes:cat, dog, grass"
@@ -133,6 +131,8 @@ def load_vocabulary(name: str) -> Vocabulary:
         return _inline(name.removeprefix(INLINE))
     if name in vocabulary_names():
         return _from_toml(data_folder("vocabularies") / f"{name}.toml", name)
+    from ovlabel.text.class_lists import holds_toml
+
     path = Path(os.path.expanduser(name))
     if not os.path.isfile(path):
         raise ConfigError(_no_file(name, path))
@@ -216,6 +216,8 @@ def doubts(vocabulary: Vocabulary) -> list[str]:
     Returns:
         A sentence for each: its remarks, names that hardly are names, a background that is asked like any other class.
     """
+    from ovlabel.text.oddities import odd_names
+
     found = [*vocabulary.remarks, *odd_names(name for entry in vocabulary.classes for name in entry.asked)]
     return found + [
         f"'{short(entry.name)}' is asked like any other class; a background is first in a list, or [background]"
@@ -357,6 +359,8 @@ def typed(where: object, table: Mapping[str, Any], key: str, kind: type[_T], def
 
 
 def _from_list(path: Path) -> Vocabulary:
+    from ovlabel.text.class_lists import read_class_list
+
     found = read_class_list(path)
     classes = [
         VocabularyClass(
