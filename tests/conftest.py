@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import sys
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from ovlabel.store.record import Record
     from ovlabel.store.write import StoreWriter
     from ovlabel.types import Annotation
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: threads of their own would only wait for each other
+    os.environ["OMP_NUM_THREADS"] = "1"  # before anything imports torch
 
 settings.register_profile("ovlabel", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("ovlabel")
@@ -44,6 +48,14 @@ TINY_MODEL = {
     "vision_cfg": {"image_size": 64, "layers": 3, "width": 64, "head_width": 32, "patch_size": 16},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
 }
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[Any]:
+    """What a test has printed may hold lone surrogates, which can't be sent from a worker of pytest-xdist."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture(autouse=True)

@@ -49,7 +49,7 @@ POINTS = (
     "ovlabel.store.write.StoreWriter._adopt",
     "ovlabel.store.write.write_arrays",
     "ovlabel.store.arrays._put",
-    "ovlabel.store.write.StoreWriter._remember",
+    "ovlabel.store.records.Records.add",
     "ovlabel.store.write.pack",
     "ovlabel.files.sync_tree",
     "ovlabel.files.sync_folder",

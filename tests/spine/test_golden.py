@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -446,6 +446,16 @@ LABEL_CASES = [
 ]
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """PAMR multiplies the rounding of its sums, which depends on the threads: the vectors come from several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize(("file", "variant", "preset", "keys"), LABEL_CASES)
 def test_full_path(
     file: str,
