@@ -18,7 +18,7 @@ from ovlabel.files import from_spreadsheet_cell, spreadsheet_cell
 from ovlabel.formats import export, format_names
 from ovlabel.formats._export import Rules
 from ovlabel.formats._names import checked_names
-from ovlabel.store.read import Store
+from ovlabel.store.read import Store, StoredImage
 from tests.cli.test_cli import Run, ovlabel
 from tests.evaluation.test_scores import annotated
 
@@ -128,7 +128,7 @@ def test_a_folder_that_holds_something_is_left_alone(store: Store, tmp_path: Pat
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("mine")
     assert "holds something already" in ovlabel("export", store.path, tmp_path / "out").refusal
-    assert "cannot write to" in ovlabel("export", store.path, tmp_path / "out" / "mine").refusal
+    assert "holds something already" in ovlabel("export", store.path, tmp_path / "out" / "mine").refusal
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     assert "cannot write to" in ovlabel("export", store.path, tmp_path / "link").refusal
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
@@ -261,8 +261,11 @@ def test_a_photograph_of_another_size_than_its_labels_is_refused(store: Store, t
     assert not (tmp_path / "o.png").exists()
 
 
-def test_an_image_without_pixels_is_refused(store: Store, tmp_path: Path) -> None:
-    store._records["a.png"] = replace(store._records["a.png"], height=0, width=0)
+def test_an_image_without_pixels_is_refused(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hollow(self: Store, key: str) -> StoredImage:
+        return StoredImage(self, replace(self.records[key], height=0, width=0))
+
+    monkeypatch.setattr(Store, "__getitem__", hollow)
     for name in format_names():
         with pytest.raises(StoreError):
             export(store, tmp_path / "out", name)
