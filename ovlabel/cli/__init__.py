@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import signal
+import sys
 import threading
 import traceback
 import warnings
@@ -38,6 +39,8 @@ _CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED, signal.SIGHUP:
 
 _OF_STREAMS = (errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC)  # where no file is named
 _Refused: Any = typer.BadParameter.__mro__[2]  # the base of all errors in what was typed, which typer does not name
+
+_GOES_ON = "; what was finished is committed, run the same command to go on"
 
 _HELP = """Open-vocabulary semantic segmentation of whole folders, without training.
 
@@ -79,7 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except (_Interrupted, KeyboardInterrupt) as error:
-        log.error("stopped; what was finished is committed, run the same command to go on")
+        words = sys.argv[1:] if arguments is None else arguments
+        log.error("stopped%s", _GOES_ON if words and words[0] in ("annotate", "demo") else "")
         return next((code for number, code in _CODES.items() if number in error.args), INTERRUPTED)
     finally:
         for number, handler in before.items():

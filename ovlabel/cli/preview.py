@@ -46,6 +46,8 @@ def preview(
     """
     if out.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(f"{out} would lie among the photographs of {folder}; pass -o with another folder")
+    if not out.parent.is_dir() or out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise ConfigError(f"cannot write {out}: name a .png, .jpg or .webp in a folder that is there")
     names = [name.strip() for name in presets.split(",") if name.strip()]
     words = [None] if vocabs is None else [name.strip() for name in vocabs.split(",") if name.strip()]
     if not names or not words:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ovlabel.cli.commands import Command
+from ovlabel.cli.exit_codes import OK, SOME_FAILED
 from ovlabel.cli.messages import say
 from ovlabel.cli.options import StorePath
+
+log = logging.getLogger("ovlabel")
+
+_NAMED = 10  # photographs that could not be drawn, and why
 
 
 def register(app: typer.Typer) -> None:
@@ -47,4 +53,10 @@ def report(
     from ovlabel.report import ReportOptions, make_report
 
     convention, ground_truth = truth or ("raw", None)
-    say(str(make_report(store, out, ReportOptions(ground_truth, convention, compare, top))))
+    made = make_report(store, out, ReportOptions(ground_truth, convention, compare, top))
+    for key, reason in list(made.missing.items())[:_NAMED]:
+        log.warning("%s: %s", key, reason)
+    if made.missing:
+        log.warning("%d photographs could not be drawn; the same command tries again", len(made.missing))
+    say(str(made.page))
+    raise typer.Exit(SOME_FAILED if made.missing else OK)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ovlabel.cli.commands import Command
-from ovlabel.cli.exit_codes import BELOW, OK
+from ovlabel.cli.exit_codes import BELOW, OK, SOME_FAILED
 from ovlabel.cli.messages import say, say_json
 from ovlabel.cli.options import AsJson, StorePath
 from ovlabel.errors import ConfigError
@@ -37,6 +37,7 @@ def review(
 
     A decision counts for the labels that were seen: it ends when an image is
     annotated anew. Without a file, what the store keeps is counted.
+    Exits with 3 if decisions were not taken.
 
     \b
     Example:
@@ -60,7 +61,9 @@ def review(
     counting = read_decisions(reader)
     counts = count(counting.values())
     rejected = counts["reject"] / max(1, len(counting))
-    code = BELOW if max_reject is not None and rejected > max_reject else OK
+    code = SOME_FAILED if refused else OK
+    if max_reject is not None and rejected > max_reject:
+        code = BELOW
     if as_json:
         told = {"images": len(reader), "decided": counts, "taken": taken, "known": known, "refused": refused}
         say_json(told | {"rejected": rejected, "exit_code": code})
@@ -73,6 +76,6 @@ def review(
         say(f"{taken} decisions taken in, {known} known already, {len(refused)} not taken")
     shown = ", ".join(f"{number} {kind}" for kind, number in counts.items())
     say(f"{len(counting)} of {len(reader)} images decided ({shown}) in {store}")
-    if code != OK:
+    if code == BELOW:
         say(f"{rejected:.1%} of them are rejected, more than {max_reject:.1%} (--max-reject)")
     raise typer.Exit(code)

@@ -62,11 +62,13 @@ def score_store(
     """
     from ovlabel.evaluation.scoring import own_classes
     from ovlabel.evaluation.truth import open_truth
-    from ovlabel.store.read import open_store
+    from ovlabel.store.read import check_outside, open_store
 
     if min_miou is not None and not 0 <= min_miou <= 1:
         raise ConfigError(f"--min-miou {min_miou}: write a fraction, 0 … 1")
     opened = open_store(store)
+    for target in filter(None, (table, figures)):
+        check_outside(opened, target, truth)
     known = open_truth(truth, convention, own_classes(opened), mask_ending)
     reached, mapped = _scored(opened, known, mapping, allow_partial, boundaries)
     values = reached.to_json()

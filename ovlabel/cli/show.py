@@ -35,13 +35,12 @@ def show(
     """
     from ovlabel.pictures.overlay import overlay
     from ovlabel.pictures.read import decode, read_file
-    from ovlabel.store.read import open_store
+    from ovlabel.store.read import check_outside, open_store
 
     opened = open_store(store)
     stored = opened[find_key(opened, image)]
     photograph = printable(str(stored.path))
-    if out.resolve().is_relative_to(opened.folder.resolve()):
-        raise ConfigError(f"{out} would lie among the photographs of {opened.folder}; pass -o with another folder")
+    check_outside(opened, out)
     try:
         data, sha256, _ = read_file(stored.path)
         picture = decode(data)

@@ -71,7 +71,7 @@ def export(
     from ovlabel.formats._labels import classes_of, labelled_images, thresholds
     from ovlabel.formats._names import checked_names
     from ovlabel.formats._staging import check_free, staged
-    from ovlabel.store.read import Store, open_store, warn_of_damage
+    from ovlabel.store.read import Store, check_outside, open_store, warn_of_damage
 
     folder = Path(folder)
     if format not in format_names():
@@ -81,6 +81,7 @@ def export(
     check_options(format, module.RULES, options)
     check_free(folder)
     opened = store if isinstance(store, Store) else open_store(store)
+    check_outside(opened, folder)
     warn_of_damage(opened)
     classes = classes_of(opened)
     least = thresholds([c.name for c in classes], min_confidence, by_class or {})

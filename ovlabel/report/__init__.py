@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ovlabel.errors import ConfigError
+from ovlabel.files import occupied
 from ovlabel.report.columns import Columns, read_columns
 from ovlabel.report.pages import MARK, write_pages
 from ovlabel.report.pictures import Pictures
 from ovlabel.report.truth import Measured, measure
-from ovlabel.store.read import Store, open_store
+from ovlabel.store.read import Store, check_outside, open_store
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,26 @@ class ReportOptions:
     top: int = 200
 
 
+@dataclass(frozen=True)
+class Made:
+    """A report that was written.
+
+    Attributes:
+        page: to be opened in a browser.
+        missing: key → why its photograph is not shown. A later call tries again.
+    """
+
+    page: Path
+    missing: Mapping[str, str]
+
+
 def make_report(
     store: str | Path | Store,
     out: str | Path,
     options: ReportOptions | None = None,
     *,
     on_image: Callable[[str], None] | None = None,
-) -> Path:
+) -> Made:
     """Write a report: an overview, review queues, a gallery of every class, statistics.
 
     Args:
@@ -47,10 +61,11 @@ def make_report(
         on_image: called with the key of every image of which a picture is made or found.
 
     Returns:
-        The page to open.
+        The page to open, and which photographs could not be drawn.
 
     Raises:
-        ConfigError: `out` holds something else, or the other store has other classes.
+        ConfigError: `out` holds something else, or lies in the store or among the photographs, or the other store has
+            other classes.
         StoreError: a store can't be read.
         TruthError: the ground truth can't be read, or does not fit.
 
@@ -58,7 +73,7 @@ def make_report(
         >>> import tempfile
         >>> from ovlabel.store.example import write_example
         >>> folder = write_example(tempfile.mkdtemp())
-        >>> make_report(folder / "images.ovlabel.zarr", folder / "report").name
+        >>> make_report(folder / "images.ovlabel.zarr", folder / "report").page.name
         'index.html'
     """
     opened, out, options = (
@@ -66,13 +81,13 @@ def make_report(
         Path(out),
         options or ReportOptions(),
     )
-    if out.exists() and not (out.is_dir() and ((out / MARK).is_file() or not any(out.iterdir()))):
-        raise ConfigError(f"{out} holds something that is no report; pass another folder with -o")
+    _check_free(out, opened)
+    check_outside(opened, out)
     other = _other(opened, options.compare)
     measured = None if options.truth is None else measure(opened, options.truth, options.convention)
     columns = read_columns(opened, other, measured)
     (out / MARK).parent.mkdir(parents=True, exist_ok=True)
-    (out / MARK).touch()
+    (out / MARK).write_text(f"{opened.manifest.id}\n", encoding="utf-8")
     pictures = Pictures(out, opened, other, measured)
     chosen = columns.chosen(options.top)
     for index in chosen:
@@ -80,7 +95,16 @@ def make_report(
         if on_image:
             on_image(columns.keys[index])
     pictures.drop_others({columns.names[index] for index in range(len(columns.keys))})
-    return write_pages(out, opened, columns, measured, other)
+    return Made(write_pages(out, opened, columns, measured, other), pictures.missing)
+
+
+def _check_free(out: Path, store: Store) -> None:
+    """Raise ConfigError unless a folder is new, empty, or holds a report about this store."""
+    if (out / MARK).is_file():
+        if (out / MARK).read_text(encoding="utf-8", errors="replace").strip() != store.manifest.id:
+            raise ConfigError(f"{out} holds a report about another store; pass another folder with -o")
+    elif occupied(out):
+        raise ConfigError(f"{out} holds something that is no report; pass another folder with -o")
 
 
 def _other(store: Store, path: Path | None) -> Store | None:
@@ -93,4 +117,4 @@ def _other(store: Store, path: Path | None) -> Store | None:
     return other
 
 
-__all__ = ["Columns", "Measured", "ReportOptions", "make_report"]
+__all__ = ["Columns", "Made", "Measured", "ReportOptions", "make_report"]

@@ -18,7 +18,7 @@ from ovlabel.store.read import Store, StoredImage
 
 _LONG, _THUMB = 960, 176  # longest side of a picture and of a thumbnail, in pixels
 _OPACITY = 0.45  # of the labels on a thumbnail
-_ENDINGS = (".js", ".jpg", "-small.jpg", "-confidence.png")
+_ENDINGS = (".jpg", "-small.jpg", "-confidence.png")
 _OURS = re.compile(r"([0-9a-f]{16})(\.js|\.jpg|-small\.jpg|-confidence\.png)")
 
 
@@ -30,11 +30,15 @@ class Pictures:
         store: the store.
         other: a store to compare with, or None.
         measured: the ground truth, or None.
+
+    Attributes:
+        missing: key → why its photograph can't be shown; a later report tries again.
     """
 
     def __init__(self, out: Path, store: Store, other: Store | None, measured: Measured | None) -> None:
         self._folder, self._store, self._other, self._measured = out / "images", store, other, measured
         self._folder.mkdir(parents=True, exist_ok=True)
+        self.missing: dict[str, str] = {}
         self._colours = np.zeros((65536, 3), np.uint8)
         self._colours[: len(store.classes)] = [entry.colour for entry in store.classes]
 
@@ -54,9 +58,10 @@ class Pictures:
         if self._measured is not None and (compared := self._measured.compared(key, labels)) is not None:
             small["truth"], small["wrong"] = _nearest(compared[0], size), _nearest(compared[1], size)
         runs = {what: run_lengths(values) for what, values in small.items()}
-        (self._folder / f"{name}.js").write_bytes(call("image", name, {"height": size[0], "width": size[1], **runs}))
         if not all((self._folder / f"{name}{ending}").is_file() for ending in _ENDINGS):
             self._draw(stored, name, small["labels"])
+        about = {"height": size[0], "width": size[1], "missing": self.missing.get(key, "")}
+        (self._folder / f"{name}.js").write_bytes(call("image", name, about | runs))
 
     def drop_others(self, names: set[str]) -> None:
         """Remove the pictures of images that are no longer in the store, or have other labels now.
@@ -72,8 +77,12 @@ class Pictures:
     def _draw(self, stored: StoredImage, name: str, labels: NDArray[Any]) -> None:
         """Write the photograph, its thumbnail and the picture of its confidence."""
         size = (labels.shape[0], labels.shape[1])
-        photograph = _photograph(stored, size)
-        photograph.save(self._folder / f"{name}.jpg", quality=85)
+        photograph = Image.new("RGB", (size[1], size[0]), (128, 128, 128))
+        try:
+            photograph = _photograph(stored, size)
+            photograph.save(self._folder / f"{name}.jpg", quality=85)
+        except ImageError as error:
+            self.missing[stored.key] = str(error)
         grey = Image.fromarray(np.rint(stored.confidence * 255).astype(np.uint8))
         half = (max(1, size[1] // 2), max(1, size[0] // 2))
         grey.resize(half, Image.Resampling.BOX).quantize(16).save(self._folder / f"{name}-confidence.png")
@@ -99,14 +108,11 @@ def run_lengths(values: NDArray[Any]) -> list[int]:
 
 
 def _photograph(stored: StoredImage, size: tuple[int, int]) -> Image.Image:
-    """The photograph at a size; plain grey where it is gone, has changed or can't be read."""
-    try:
-        data, sha256, _ = read_file(stored.path)
-        if sha256 == stored.record.sha256:
-            return Image.fromarray(decode(data)).resize((size[1], size[0]), Image.Resampling.BOX)
-    except ImageError:
-        pass
-    return Image.new("RGB", (size[1], size[0]), (128, 128, 128))
+    """The photograph at a size. Raises ImageError where it is gone, has changed or can't be read."""
+    data, sha256, _ = read_file(stored.path)
+    if sha256 != stored.record.sha256:
+        raise ImageError("it has changed since it was annotated")
+    return Image.fromarray(decode(data)).resize((size[1], size[0]), Image.Resampling.BOX)
 
 
 def _fitted(size: tuple[int, ...], longest: int) -> tuple[int, int]:

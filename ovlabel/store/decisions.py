@@ -10,11 +10,12 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ovlabel import files
-from ovlabel.errors import ConfigError, StoreError, printable
+from ovlabel.errors import ConfigError, StoreError, printable, short
 from ovlabel.store.layout import naming_failures
 from ovlabel.store.read import Store
 from ovlabel.store.record import Record
@@ -37,7 +38,7 @@ class Decision:
         classes: names of the classes that are wrong.
         note: free text.
         reviewer: who decided.
-        time: when, ISO 8601.
+        time: when, ISO 8601, or "" where that is not known.
     """
 
     key: str
@@ -70,7 +71,7 @@ def sums_of(record: Record) -> str:
 
 
 def read_decisions(store: Store) -> dict[str, Decision]:
-    """The decisions that count: of each image the last one, if it was made about the labels that the store holds.
+    """The decisions that count: of each image the latest one that was made about the labels that the store holds.
 
     Args:
         store: the store.
@@ -81,8 +82,8 @@ def read_decisions(store: Store) -> dict[str, Decision]:
     Raises:
         StoreError: the file of decisions is damaged.
     """
-    counting = {}
-    for decision in _kept(store):
+    counting = dict[str, Decision]()
+    for decision in sorted(_kept(store), key=lambda decision: _moment(decision.time)):
         record = store.records.get(decision.key)
         if record is not None and record.outcome == "done" and sums_of(record) == decision.sums:
             counting[decision.key] = decision
@@ -150,7 +151,10 @@ def _refusal(store: Store, decision: Decision) -> str:
     record = store.records.get(decision.key)
     if record is None or record.outcome != "done":
         return "the store holds no labels of this image"
-    return "" if sums_of(record) == decision.sums else "it has other labels now; look at it again"
+    if sums_of(record) != decision.sums:
+        return "it has other labels now; look at it again"
+    strange = set(decision.classes).difference(store.class_names)
+    return f"the store has no class '{short(min(strange))}'" if strange else ""
 
 
 def _kept(store: Store) -> list[Decision]:
@@ -182,4 +186,14 @@ def _decision(path: Path, number: int, entry: Any) -> Decision:
         raise ConfigError(f"{path}: decision {number} holds something that is no text")
     if texts["decision"] not in DECISIONS or not texts["key"]:
         raise ConfigError(f"{path}: decision {number} is none of {', '.join(DECISIONS)}, or names no image")
+    try:
+        _moment(texts["time"])
+    except ValueError:
+        raise ConfigError(f"{path}: decision {number} has no time of the form 2026-11-25T20:30:00Z") from None
     return Decision(**texts, classes=tuple(classes))
+
+
+def _moment(text: str) -> datetime:
+    """A time of ISO 8601; one without a zone is one of UTC, and none is before all others. Raises ValueError."""
+    found = datetime.fromisoformat(text) if text else datetime.min
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ovlabel.errors import StoreError, printable, short
+from ovlabel.errors import ConfigError, StoreError, printable, short
 from ovlabel.store.arrays import ArrayReader
 from ovlabel.store.commits import last_commit
 from ovlabel.store.index import DONE, FAILED, Index
@@ -57,6 +57,25 @@ def warn_of_damage(store: Store) -> None:
     for name, reason in store.damaged.items():
         what = "%s: the record of chunk %s does not count: %s (see 'ovlabel verify')"
         log.warning(what, printable(str(store.path)), name, short(reason))
+
+
+def check_outside(store: Store, out: Path, ground_truth: Path | None = None) -> None:
+    """Check that a result is written neither into a store, nor among its photographs, nor among masks.
+
+    Args:
+        store: the store.
+        out: the file or folder to write.
+        ground_truth: a folder of masks, or None.
+
+    Raises:
+        ConfigError: it lies in one of these, where it would damage something or be taken for a photograph.
+    """
+    places = [(store.path, "inside the store"), (store.folder, "among the photographs of")]
+    if ground_truth is not None and ground_truth.is_dir():
+        places.append((ground_truth, "among the masks of"))
+    for place, words in places:
+        if out.resolve().is_relative_to(place.resolve()):
+            raise ConfigError(f"{out} would lie {words} {place}; name another place")
 
 
 class TopProbabilities(NamedTuple):

@@ -102,7 +102,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of two images with ground truth and another store."""
     folder = write_example(tmp_path_factory.mktemp("small"))
     store = folder / "images.ovlabel.zarr"
-    return make_report(store, folder / "report", ReportOptions(folder / "truth", "raw", store)).parent
+    return make_report(store, folder / "report", ReportOptions(folder / "truth", "raw", store)).page.parent
 
 
 def many_images(folder: Path, keys: list[str]) -> Path:
@@ -130,7 +130,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of ten thousand images, some of them with hostile names."""
     folder = tmp_path_factory.mktemp("large")
     keys = [*HOSTILE, *(f"{number:05}.png" for number in range(MANY - len(HOSTILE)))]
-    return make_report(many_images(folder, keys), folder / "report", ReportOptions(top=10)).parent
+    return make_report(many_images(folder, keys), folder / "report", ReportOptions(top=10)).page.parent
 
 
 def test_ten_thousand_images_open_and_only_what_is_seen_is_in_the_page(large: Path, visit: Any) -> None:

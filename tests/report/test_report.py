@@ -71,12 +71,12 @@ def test_columns_and_queues(example: Path) -> None:
 
 
 def test_the_pages_of_a_store(example: Path) -> None:
-    page = make_report(
+    made = make_report(
         example / "images.ovlabel.zarr",
         example / "report",
         ReportOptions(example / "truth", "raw", example / "images.ovlabel.zarr"),
     )
-    assert page.read_bytes().startswith(b"<!doctype html>")
+    assert made.page.read_bytes().startswith(b"<!doctype html>")
     (about,) = data(example / "report/data/store.js")
     assert about["scores"]["figures"]["pixel_accuracy"] == 0.875
     assert [name for name, _, _ in about["queues"]] == ["miou", "mean", "by_class", "differ"]
@@ -124,6 +124,14 @@ def test_a_folder_that_is_no_report_is_left_alone(example: Path, ovlabel: Run) -
     assert [path.name for path in (example / "mine").iterdir()] == ["letter.txt"]
 
 
+def test_a_report_about_another_store_is_left_alone(example: Path, tmp_path: Path, ovlabel: Run) -> None:
+    other = write_example(tmp_path / "other") / "images.ovlabel.zarr"
+    make_report(example / "images.ovlabel.zarr", example / "report")
+    said = ovlabel("report", other, "-o", example / "report")
+    assert said.code == 2
+    assert "a report about another store" in said.refusal
+
+
 def test_stores_of_other_classes_are_not_compared(example: Path, tmp_path: Path) -> None:
     other = write_example(tmp_path / "other") / "images.ovlabel.zarr"
     text = (other / "zarr.json").read_text().replace('"cat"', '"cow"')
@@ -132,12 +140,38 @@ def test_stores_of_other_classes_are_not_compared(example: Path, tmp_path: Path)
         make_report(example / "images.ovlabel.zarr", example / "report", ReportOptions(compare=other))
 
 
-def test_a_photograph_that_is_gone_is_grey(example: Path) -> None:
-    (example / "images/a.png").unlink()
-    make_report(example / "images.ovlabel.zarr", example / "report")
+def test_a_photograph_that_is_gone_is_named_and_drawn_when_it_is_back(example: Path, ovlabel: Run) -> None:
+    photograph, store = example / "images/a.png", example / "images.ovlabel.zarr"
+    away = photograph.rename(example / "a.png")
+    said = ovlabel("report", store, "-o", example / "report")
+    assert said.code == 3
+    assert "1 photographs could not be drawn" in said.err
     (items,) = data(example / "report/data/items-0000.js")
-    with Image.open(example / f"report/images/{items['name'][0]}.jpg") as picture:
-        assert np.ptp(np.asarray(picture)) <= 2
+    script = example / f"report/images/{items['name'][0]}.js"
+    assert data(script)[1]["missing"] != ""
+    assert not script.with_suffix(".jpg").exists()
+    away.rename(photograph)
+    assert ovlabel("report", store, "-o", example / "report").code == 0
+    assert data(script)[1]["missing"] == ""
+    with Image.open(script.with_suffix(".jpg")) as picture:
+        assert np.ptp(np.asarray(picture)) > 2
+
+
+def test_nothing_is_written_into_the_store_or_among_photographs_and_masks(example: Path, ovlabel: Run) -> None:
+    store = example / "images.ovlabel.zarr"
+    before = sorted(path for path in example.rglob("*") if "truth" in path.parts or path.is_relative_to(store))
+    places = (store / "out", example / "images" / "out", store, example / "images")
+    for place in places:
+        for command in (["export", store, place], ["report", store, "-o", place]):
+            said = ovlabel(*command)
+            assert said.code == 2
+            assert "would lie" in said.err or "holds something" in said.err
+    for option in ("--csv", "--figures"):
+        for place in (store / "zarr.json", example / "images" / "a.png", example / "truth" / "a.png"):
+            said = ovlabel("score", store, example / "truth", option, place)
+            assert said.code == 2
+            assert "would lie" in said.err
+    assert sorted(p for p in example.rglob("*") if "truth" in p.parts or p.is_relative_to(store)) == before
 
 
 def test_the_command(example: Path, ovlabel: Run) -> None:

@@ -94,7 +94,8 @@ def test_what_is_wrong_is_named_before_anything_is_loaded(
     refused = ovlabel("preview", folder, *options, "-o", tmp_path / "p.png", "--offline", "--model", "demo")
     assert refused.code == 2
     assert said in refused.err
-    assert ovlabel("preview", folder, "-o", folder / "p.png").code == 2
+    for out in (folder / "p.png", tmp_path / "nowhere" / "p.png", tmp_path / "p.abc"):
+        assert ovlabel("preview", folder, "-o", out).code == 2
 
 
 def test_a_folder_without_images(tmp_path: Path) -> None:

@@ -37,7 +37,10 @@ def written(path: Path, about: Path, *decisions: Decision, **more: Any) -> Path:
 
 
 def test_the_last_decision_counts_and_the_store_keeps_who_made_each(store: Path, tmp_path: Path) -> None:
-    first, second = decided(store, "accept", reviewer="Ada"), decided(store, "reject", reviewer="Bob", note="no")
+    first, second = (
+        decided(store, "accept", reviewer="Ada", time="2026-11-25T20:00:00Z"),
+        decided(store, "reject", reviewer="Bob", note="no", time="2026-11-25T21:30:00+01:00"),
+    )
     with writing(store) as opened:
         assert take_in(opened, written(tmp_path / "1.json", store, first)).taken == 1
         assert take_in(opened, written(tmp_path / "2.json", store, second)).taken == 1
@@ -46,6 +49,21 @@ def test_the_last_decision_counts_and_the_store_keeps_who_made_each(store: Path,
     assert read_decisions(open_store(store)) == {"a.png": second}
     kept = json.loads((store / "decisions.json").read_text())["decisions"]
     assert [(entry["reviewer"], entry["decision"]) for entry in kept] == [("Ada", "accept"), ("Bob", "reject")]
+
+
+def test_the_latest_decision_counts_in_whatever_order_files_arrive(store: Path, tmp_path: Path) -> None:
+    late = decided(store, "reject", time="2026-11-25T20:30:00Z")
+    early = decided(store, "accept", time="2026-11-20T08:00:00")
+    with writing(store) as opened:
+        take_in(opened, written(tmp_path / "1.json", store, late))
+        take_in(opened, written(tmp_path / "2.json", store, early, decided(store, "fix")))
+    assert read_decisions(open_store(store)) == {"a.png": late}
+
+
+def test_a_class_that_the_store_does_not_have_is_named(store: Path, tmp_path: Path) -> None:
+    with writing(store) as opened:
+        result = take_in(opened, written(tmp_path / "1.json", store, decided(store, "fix", classes=("nope",))))
+    assert result.refused == {"a.png": "the store has no class 'nope'"}
 
 
 def test_a_decision_about_other_labels_is_refused_and_ends_with_them(store: Path, tmp_path: Path) -> None:
@@ -87,6 +105,7 @@ def test_a_reader_keeps_nothing_and_a_busy_store_is_left_alone(store: Path, tmp_
         ({"decisions": [{"key": "a", "sums": "", "decision": "perhaps"}]}, "decision 1 is none of accept, fix, reject"),
         ({"decisions": [{"key": 1, "sums": "", "decision": "fix"}]}, "decision 1 holds something that is no text"),
         ({"decisions": [{"key": "a", "decision": "fix", "classes": [1]}]}, "decision 1 holds something"),
+        ({"decisions": [{"key": "a", "decision": "fix", "time": "yesterday"}]}, "decision 1 has no time"),
     ],
 )
 def test_what_is_no_file_of_decisions_is_named(held: dict[str, Any], said: str, store: Path, tmp_path: Path) -> None:
@@ -116,7 +135,7 @@ def test_the_command(store: Path, tmp_path: Path, ovlabel: Run) -> None:
         "2 decisions taken in, 0 known already, 1 not taken",
         f"2 of 2 images decided (0 accept, 1 fix, 1 reject) in {store}",
     ]
-    assert (said.code, said.err) == (0, "")
+    assert (said.code, said.err) == (3, "")
     assert ovlabel("review", store, "--max-reject", 0.5).code == 0
     said = ovlabel("review", store, "--max-reject", 0.05, "--json")
     assert said.code == json.loads(said.out)["exit_code"] == 6

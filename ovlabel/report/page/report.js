@@ -218,6 +218,9 @@ const report = (() => {
     const maps = await picture(index);
     if (state.shownIndex !== index) return;
     state.maps = maps && unrolledMaps(maps);
+    byId("photograph").hidden = Boolean(maps && maps.missing);
+    byId("absent").hidden = !(maps && maps.missing);
+    byId("absent").textContent = maps && maps.missing ? `The photograph could not be drawn: ${shown(maps.missing)}` : "";
     wrongClasses(index);
     offerMaps();
     paint();
