@@ -64,7 +64,11 @@ def _link(own: Path, path: Path) -> None:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
         except FileExistsError:
             raise FileNotFoundError from None
-        os.replace(own, path)
+        try:
+            os.replace(own, path)
+        except OSError:
+            os.unlink(path)  # the empty file
+            raise
 
 
 def write(handle: int, content: dict[str, Any]) -> None:

@@ -149,6 +149,7 @@ class StoreWriter(Store):
         partial = partial_files(self.path) if self.shard is None else []
         with naming_failures(self.path):
             for name in (*(f"{CHUNKS}/{name}" for name in unfinished), *partial):
+                self._hold()
                 remove(self.path, name)
         warn_of_damage(self)
 

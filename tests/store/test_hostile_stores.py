@@ -20,7 +20,7 @@ from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 from ovlabel.cli import main
 from ovlabel.errors import StoreError
 from ovlabel.pictures import read as pictures
-from ovlabel.store import layout, lock
+from ovlabel.store import inside, layout, lock
 from ovlabel.store.example import write_example
 from ovlabel.store.layout import chunk_names, partial_files, remove
 from ovlabel.store.read import open_store
@@ -140,6 +140,30 @@ def test_a_chunk_that_holds_a_link_is_not_removed(name: str, path: Path, other: 
     assert content(other) == mine
 
 
+@pytest.mark.parametrize("moment", ["refuse_links", "rmtree", "unlink"])
+def test_a_link_that_is_made_during_a_removal_leads_nowhere(
+    moment: str, path: Path, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of the chunks gives way to a link at the last moment; the other store has a chunk of that name."""
+    name = chunk_names(path)[0]
+    chunk(other).rename(other / "chunks" / name)
+    theirs = content(other)
+    place = {"refuse_links": inside, "rmtree": shutil, "unlink": os}[moment]
+    real = getattr(place, moment)
+
+    def swapped(*arguments: Any, **named: Any) -> Any:
+        if not (path / "chunks").is_symlink():
+            (path / "chunks").rename(path / "aside")
+            (path / "chunks").symlink_to(other / "chunks")
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(place, moment, swapped)
+    with contextlib.suppress(StoreError):
+        remove(path, f"chunks/{name}")
+    assert (path / "chunks").is_symlink()
+    assert content(other) == theirs
+
+
 def test_a_store_that_links_to_itself_is_not_opened(path: Path) -> None:
     (path / "chunks" / "00000002-0123abcd").symlink_to(chunk(path))
     with pytest.raises(StoreError, match="is a link"):
@@ -248,7 +272,7 @@ def test_another_codec_is_not_run(codec: Any, path: Path) -> None:
     if isinstance(codec, ZstdCodec):
         assert verify(path).clean
     else:
-        refuses_labels(path, "another array")
+        refuses_labels(path, "metadata")
 
 
 CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ovlabel.errors import BusyError, StoreError
-from ovlabel.store import lock
+from ovlabel.store import lock, lockfile
 from ovlabel.store.layout import Shard
 from ovlabel.store.lock import locked
 
@@ -135,7 +135,83 @@ def test_an_owner_that_was_given_up_finds_out(path: Path) -> None:
             other.check()
             with pytest.raises(BusyError, match="took the lock over"):
                 sleeper.check()
+            sleeper.note(["a.png"])
+            os.utime(sleeper._handle)
+            other.check()
+            with pytest.raises(BusyError, match="took the lock over"):
+                sleeper.check()
+            sleeper.release()
+            other.check()
             sleeper.release = lambda: None  # type: ignore[method-assign]
+
+
+@pytest.mark.usefixtures("no_flock")
+def test_of_two_that_replace_a_dead_owner_the_later_holds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have seen it dead; what the one writes lies between the other's last look and its rename."""
+    left_by(path)
+    early: list[lock.Lock] = []
+    real = lockfile.is_at
+
+    def late(at: Path, handle: int) -> bool:
+        answer = real(at, handle)
+        if not early:
+            early.append(lock.Lock(at, {"token": "early"}, [], lockfile.place(at, {"token": "early"}, None)))
+        return answer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lockfile, "_link", os.replace)
+        patched.setattr(lock, "_outlive", lambda *_: None)
+        patched.setattr(lockfile, "is_at", late)
+        held = lock._take(path / ".lock")
+    held.check()
+    with pytest.raises(BusyError, match="took the lock over"):
+        early[0].check()
+    early[0].note(["a.png"])
+    held.check()
+    for one in (early[0], held):
+        one.release()
+    assert list(path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_flock")
+def test_a_place_that_is_taken_again_before_it_has_settled_is_not_held(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_by(path)
+    monkeypatch.setattr(lock, "_outlive", lambda *_: None)
+    monkeypatch.setattr(time, "sleep", lambda _: left_by(path, token="faster", pid=8))
+    with pytest.raises(BusyError, match="process 8 on elsewhere"), locked(path):
+        pass
+    assert json.loads((path / ".lock").read_text())["token"] == "faster"
+
+
+@pytest.mark.parametrize("flock", [True, False])
+def test_a_file_system_without_hard_links_will_do(
+    flock: bool, path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    if not flock:
+        request.getfixturevalue("no_flock")
+    with locked(path) as held:
+        held.check()
+        with pytest.raises(BusyError), locked(path):
+            pass
+        assert [file.name for file in path.iterdir()] == [".lock"]
+    assert not path.exists()
+
+
+def test_nothing_is_written_into_a_file_that_was_there(path: Path, tmp_path: Path) -> None:
+    """A lock may share its file with another name: `cp -al` makes such copies."""
+    left_by(path, boot=lock._boot())
+    os.link(path / ".lock", tmp_path / "precious")
+    before = (tmp_path / "precious").read_bytes()
+    with locked(path) as held:
+        held.note(["a.png"])
+        assert (tmp_path / "precious").read_bytes() == before
+    assert (tmp_path / "precious").read_bytes() == before
 
 
 def test_the_clock_may_jump(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
