@@ -78,6 +78,8 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     while 2 <= at <= len(data) - 4 and data[at] == 0xFF:
         marker, size = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
         if marker == _DATA:
+            if tile_end <= at:
+                return
             at = tile_end
             continue
         if marker == _TILE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import time
 import zlib
@@ -126,3 +127,12 @@ def test_a_thousand_frames_cost_as_much_as_one(kind: str) -> None:
     frames = [Image.new("RGB", (16, 16), (k % 256, k // 256, 0)) for k in range(1000)]
     data = saved(kind, np.asarray(frames[0]), save_all=True, append_images=frames[1:])
     assert quickly(data, 1).shape == (16, 16, 3)
+
+
+def test_tiles_of_a_jpeg_2000_that_lead_back_end() -> None:
+    data = saved("JPEG2000", no_jp2=True)
+    tile = data.index(b"\xff\x90")
+    main_header = data[:tile]
+    for broken in (main_header + b"\xff\x93" + bytes(40), data[: tile + 6] + b"\0\0\0\x0e" + data[tile + 10 :]):
+        with contextlib.suppress(ImageError):
+            quickly(broken)
