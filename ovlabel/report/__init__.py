@@ -12,7 +12,7 @@ from ovlabel.report.columns import Columns, read_columns
 from ovlabel.report.pages import MARK, write_pages
 from ovlabel.report.pictures import Pictures
 from ovlabel.report.truth import Measured, measure
-from ovlabel.store.read import Store, check_outside, open_store
+from ovlabel.store.read import Store, check_outside, open_store, warn_of_damage
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ def make_report(
     check_outside(opened, out)
     other = _other(opened, options.compare)
     measured = None if options.truth is None else measure(opened, options.truth, options.convention)
+    warn_of_damage(opened)
     columns = read_columns(opened, other, measured)
     (out / MARK).parent.mkdir(parents=True, exist_ok=True)
     (out / MARK).write_text(f"{opened.manifest.id}\n", encoding="utf-8")

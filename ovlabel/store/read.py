@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 log = logging.getLogger("ovlabel")
+
+# what a file is that is gone, or no file of arrays; any other error of the system may pass
+_WRONG_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EFBIG, errno.ELOOP, errno.ENXIO)
 
 
 def open_store(path: str | Path) -> Store:
@@ -311,11 +315,16 @@ class Store(Mapping[str, StoredImage]):
 
         Args:
             record: the image's.
+
+        Raises:
+            StoreError: an array can't be read just now (permission, an error of the disk), so that nothing is known.
         """
         for name in record.arrays:
             try:
                 self._state.arrays.check(record, name)
             except Exception as error:
+                if isinstance(error, OSError) and error.errno not in _WRONG_FILE:
+                    raise StoreError(f"{self.path}: {name} of '{printable(record.key)}': {why(error)}") from error
                 return f"{name}: {why(error)}"
         return ""
 

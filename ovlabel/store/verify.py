@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ovlabel.errors import short
 from ovlabel.store.layout import refuse_links
 from ovlabel.store.manifest import read_manifest
 from ovlabel.store.read import Store
@@ -45,7 +46,7 @@ def verify(store: Store | str | Path, on_image: Callable[[Record], None] | None 
         on_image: is told each record after it was checked.
 
     Raises:
-        StoreError: there is no store, or it can't be read.
+        StoreError: there is no store, or an array can't be read just now (permission, an error of the disk).
 
     Example:
         >>> import ovlabel, tempfile
@@ -68,7 +69,23 @@ def _report(store: Store, on_image: Callable[[Record], None] | None) -> Report:
             bad[record.key] = reason
         if on_image:
             on_image(record)
-    return Report(len(done), bad, dict(store.damaged), list(store.unfinished))
+    gone = _gone(store)
+    return Report(len(done) + len(gone.keys() - bad.keys()), gone | bad, dict(store.damaged), list(store.unfinished))
+
+
+def _gone(store: Store) -> dict[str, str]:
+    """The images whose record that would count names a chunk that is not there, and what is to be said of each."""
+    commits, gone = store.records.commits.records, dict[str, str]()
+    for record in (record for records in commits.values() for record in records):
+        gone.pop(record.key, None)
+        if record.outcome == "done" and record.chunk not in commits:
+            gone[record.key] = f"labels: the chunk {short(record.chunk)} that holds them is not there"
+    return gone
+
+
+def _chunks(store: Store, report: Report) -> set[str]:
+    """The chunks that hold damaged arrays."""
+    return {store.records[key].chunk for key in report.bad if key in store.records}
 
 
 def repair(
@@ -85,12 +102,13 @@ def repair(
 
     Raises:
         BusyError: another process is writing to the store.
-        StoreError: the store can't be written, or something in a chunk that is damaged is a link; nothing is repaired.
+        StoreError: the store can't be written, an array can't be read just now, or something in a chunk that is damaged
+            is a link; nothing is repaired.
     """
     with writing(store.path if isinstance(store, Store) else store, wait=wait) as held:
         held.refresh(everything=True)
         report = _report(held, on_image)
-        for name in (*report.records, *report.unfinished, *{held.records[key].chunk for key in report.bad}):
+        for name in (*report.records, *report.unfinished, *_chunks(held, report)):
             refuse_links(held.path, name)
         for name in (*report.records, *report.unfinished):
             held.discard(name)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ovlabel.cli import main
-from ovlabel.errors import BusyError
+from ovlabel.errors import BusyError, StoreError
+from ovlabel.store.example import write_example
 from ovlabel.store.read import open_store
 from ovlabel.store.verify import repair, verify
-from tests.conftest import writing
+from ovlabel.store.write import writing
 from tests.run.test_job import Fake, assert_annotated, draw, run_all
 
 
@@ -191,3 +194,33 @@ def test_the_command(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(path), "--repair"]) == 0
     assert "annotate the folder again" in capsys.readouterr().out
     assert main(["verify", str(path)]) == 0
+
+
+def test_arrays_that_can_not_be_read_just_now_are_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = write_example(tmp_path) / "images.ovlabel.zarr"
+    before = sorted(store.rglob("*"))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ovlabel.store.arrays.ArrayReader.check", refuse)
+        for act in (verify, repair):
+            with pytest.raises(StoreError, match=r"labels of 'a\.png': Permission denied"):
+                act(store)
+    assert sorted(path for path in store.rglob("*") if not path.name.startswith(".lock")) == before
+    assert verify(store).clean
+
+
+def test_an_image_whose_arrays_lie_in_a_chunk_that_is_gone_is_named_and_made_pending(tmp_path: Path) -> None:
+    store = write_example(tmp_path) / "images.ovlabel.zarr"
+    with writing(store) as held:
+        record = held["a.png"].record
+        held.commit([(replace(record, key="copy.png", mtime_ns=1), None)])
+    shutil.rmtree(next(store.glob("chunks/00000001-*")))
+    report = verify(store)
+    assert list(report.bad) == ["copy.png"]
+    assert "is not there" in report.bad["copy.png"]
+    assert not report.clean
+    assert repair(store).repaired
+    assert verify(store).clean
