@@ -151,7 +151,7 @@ def test_a_run_at_work_is_no_damage_and_is_not_repaired_under(path: Path) -> Non
     report = verify(open_store(path))
     assert report.clean
     assert report.unfinished == ["00000003-0123abcd"]
-    with writing(open_store(path)), pytest.raises(BusyError):
+    with writing(path), pytest.raises(BusyError):
         repair(open_store(path))
 
 
