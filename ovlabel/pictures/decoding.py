@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from ovlabel.errors import ImageError
-from ovlabel.pictures import jpeg, jpeg2000, limits, orientation, tiff, tiff_tags
+from ovlabel.pictures import jpeg, jpeg2000, limits, orientation, png, tiff, tiff_tags
 from ovlabel.pictures.colour import to_rgb
 from ovlabel.pictures.depth import samples_of
 from ovlabel.pictures.samples import Samples, to_eight_bits
@@ -64,6 +64,8 @@ def _decode_stripped(stripped: Stripped) -> Decoded:
         opened.load()
         if stripped.cut:
             _check_whole(opened, stripped)
+        if opened.format == "PNG" and _ends_black(opened) and not png.is_whole(stripped.data):
+            raise ImageError("image file is truncated: rows are missing")
         turn = orientation.turn_of(stripped.exif or opened.info.get("exif", b""))
         profile = stripped.profile or opened.info.get("icc_profile", b"")
         samples = samples_of(opened, tiles, stripped)
@@ -134,6 +136,13 @@ def _check_size(width: int, height: int) -> None:
         raise Image.DecompressionBombError(f"{width * height}")
     if max(width, height) > MAX_SIDE:
         raise ImageError(f"a side of {max(width, height)} pixels; more than {MAX_SIDE} are not decoded")
+
+
+def _ends_black(opened: ImageFile.ImageFile) -> bool:
+    """Whether one of the two last rows is all zero, as rows are that were not there."""
+    width, height = opened.size
+    rows = (opened.crop((0, max(0, top), width, top + 1)) for top in (height - 2, height - 1) if top >= 0)
+    return any(row.getbbox(alpha_only=False) is None for row in rows)
 
 
 def _check_whole(opened: ImageFile.ImageFile, stripped: Stripped) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from ovlabel.pictures.stripping import PROFILE_BYTES, Stripped
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNKS = 2**20
 _NEEDED = (b"IHDR", b"PLTE")  # with the checksums that they have: the decoder looks at them
+# left, top, step across and step down of the passes of an interlaced PNG (Adam7)
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
@@ -33,6 +36,28 @@ def strip(data: bytes) -> Stripped:
     chunk = [len(body).to_bytes(4, "big"), b"IDAT", body, zlib.crc32(body, zlib.crc32(b"IDAT")).to_bytes(4, "big")]
     whole = b"".join([*head, *(chunk if pixels else ()), _END])
     return Stripped(whole, notes.exif, notes.profile, notes.frames > 1, notes.bits)
+
+
+def is_whole(stripped: bytes) -> bool:
+    """Whether the pixels of a PNG hold all of its rows; decoders leave rows black that are not there.
+
+    Args:
+        stripped: from `strip`.
+    """
+    start = stripped.find(b"IDAT") + 4
+    width, height = (int.from_bytes(stripped[at : at + 4], "big") for at in (16, 20))
+    bits = stripped[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[stripped[25]]
+    passes = _ADAM7 if stripped[28] else ((0, 0, 1, 1),)
+    wanted = 0
+    for left, top, across, down in passes:
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        wanted += rows * (1 + -(-columns * bits // 8)) if columns > 0 else 0
+    inflate, rest = zlib.decompressobj(), stripped[start : -len(_END)]
+    with contextlib.suppress(zlib.error):
+        while wanted > 0 and rest and not inflate.eof:
+            wanted -= len(inflate.decompress(rest, 2**20))
+            rest = inflate.unconsumed_tail
+    return wanted <= 0
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import struct
 import time
 import zlib
@@ -136,3 +137,28 @@ def test_tiles_of_a_jpeg_2000_that_lead_back_end() -> None:
     for broken in (main_header + b"\xff\x93" + bytes(40), data[: tile + 6] + b"\0\0\0\x0e" + data[tile + 10 :]):
         with contextlib.suppress(ImageError):
             quickly(broken)
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("missing", [0, 1, 40])
+def test_a_png_without_its_last_rows_fails(interlaced: bool, missing: int) -> None:
+    raw = (b"\0" + b"\x50" * 300) * 100
+    if interlaced:
+        sizes = [(13, 13), (12, 13), (25, 12), (25, 25), (50, 25), (50, 50), (100, 50)]
+        raw = b"".join((b"\0" + b"\x50" * 3 * columns) * rows for columns, rows in sizes)
+    body = zlib.compress(raw[: len(raw) - 301 * missing])
+    head = (100).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, int(interlaced)])
+    parts = [(b"IHDR", head), (b"IDAT", body), (b"IEND", b"")]
+    chunks = [len(p).to_bytes(4, "big") + n + p + zlib.crc32(n + p).to_bytes(4, "big") for n, p in parts]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    if missing:
+        with pytest.raises(ImageError, match="rows are missing"):
+            decode(data)
+    else:
+        assert (decode(data) == 0x50).all()
+
+
+def test_a_black_png_is_whole() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (30, 20)).save(file, "PNG")
+    assert (decode(file.getvalue()) == 0).all()
