@@ -413,7 +413,10 @@ class ImageList(Sequence[ImageItem]):
         for key, size, mtime_ns in found:
             keys.append(key)
             sizes.append(size)
-            times.append(in_64_bits(mtime_ns))
+            try:
+                times.append(mtime_ns)
+            except OverflowError:
+                times.append(in_64_bits(mtime_ns))
         return cls(folder, keys, sizes, times)
 
     def take(self, positions: Sequence[int]) -> ImageList:

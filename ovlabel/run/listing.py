@@ -258,21 +258,23 @@ def _walk(root: Path, met: _Met, by_name: bool) -> Iterator[tuple[str, int, int]
         except OSError as error:
             unread = error
         for entry in entries:
-            if passed_over(entry.name):
+            name = entry.name
+            image = _has_suffix(name)
+            if name.startswith(".") if image else passed_over(name):  # no name of a system ends like an image
                 continue
             try:
                 if entry.is_dir(follow_symlinks=False):
                     if met.enters(prefix, entry.name):
                         folders.append((f"{prefix}{entry.name}/", Path(entry.path)))
-                elif not _has_suffix(entry.name):
+                elif not image:
                     met.count(prefix, entry)
                 elif by_name:
                     if entry.is_file():
-                        yield prefix + entry.name, 0, 0
+                        yield prefix + name, 0, 0
                 else:
                     stat = entry.stat()
                     if S_ISREG(stat.st_mode):
-                        yield prefix + entry.name, stat.st_size, stat.st_mtime_ns
+                        yield prefix + name, stat.st_size, stat.st_mtime_ns
             except OSError as error:
                 if error.errno not in _NOT_THERE:
                     unread = error
@@ -286,7 +288,7 @@ def _walk(root: Path, met: _Met, by_name: bool) -> Iterator[tuple[str, int, int]
 
 def _has_suffix(name: str) -> bool:
     dot = name.rfind(".")
-    return dot > 0 and name[dot:].lower() in SUFFIXES and name[dot - 1] != "/"
+    return dot > 0 and name[dot - 1] != "/" and (name[dot:] in SUFFIXES or name[dot:].lower() in SUFFIXES)
 
 
 def list_named(folder: Path, names: Iterable[str], absent: list[str]) -> list[ImageItem]:

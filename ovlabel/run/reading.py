@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ovlabel.errors import ImageError, VanishedError, out_of_memory, printable
-from ovlabel.pictures.read import Content, decode_first, read_file
+from ovlabel.pictures.read import MAX_FILE_BYTES, Content, decode_first, read_file
 from ovlabel.store.record import Record, now
 from ovlabel.types import Annotation, ImageItem, UInt8Image
 
@@ -119,7 +119,8 @@ def read_image(item: ImageItem, known: Known) -> Reading:
         item: the image.
         known: what is known of images; one with the same content makes decoding unnecessary.
     """
-    record, stage = Record(item.key, item.size, item.mtime_ns), "open"
+    record = Record(item.key, item.size, item.mtime_ns)
+    stage = "open" if item.size <= MAX_FILE_BYTES else "decode"  # what can't be opened is tried again in every run
     before = known.records.get(item.key)
     try:
         content = read_file(item.path)

@@ -510,6 +510,17 @@ def test_a_folder_of_unreadable_files_only_is_remembered(tmp_path: Path, fake: F
     assert list(again.failures()) == ["empty.jpg"]
 
 
+def test_a_file_that_is_too_large_is_not_tried_in_every_run(tmp_path: Path, fake: Fake) -> None:
+    (tmp_path / "in").mkdir()
+    with open(tmp_path / "in" / "large.jpg", "wb") as file:
+        file.truncate(2**30 + 1)  # a hole, which takes no space
+    job, _ = run_all(tmp_path / "in", fake)
+    assert list(job.failures()) == ["large.jpg"]
+    again = prepare(tmp_path / "in", CONFIG)
+    assert again.idle
+    assert list(again.failures()) == ["large.jpg"]
+
+
 def test_two_jobs_prepared_before_the_store_exists(folder: Path, drawn: dict[str, Any], fake: Fake) -> None:
     first, second = prepare(folder, CONFIG), prepare(folder, CONFIG)
     list(first.run(make=fake.make))
