@@ -34,6 +34,7 @@ def presets(
       ovlabel presets naclip --vocab voc21 > mine.toml
     """
     from ovlabel.settings.reading import load_config, preset_names, read_preset
+    from ovlabel.text.vocabulary import load_vocabulary
 
     if name is None:
         for preset in preset_names():
@@ -41,7 +42,14 @@ def presets(
             used = ", ".join(stage["use"] for stage in table.get("stages", [])) or "none"
             say(f"{preset:<12} {table['title']} (stages: {used})")
         return
+    if vocab is not None:
+        load_vocabulary(vocab)
     config = load_config(name, {"text.vocabulary": vocab} if vocab else {})
+    if name not in preset_names():  # a file of the user's own: what its stages take is known to the stages alone
+        from ovlabel.spine.stack import make_stage
+
+        for entry in config.stages:
+            make_stage(entry)
     values = config.to_dict()
     stack = values.pop("stages")
     tables = [(f"[{section}]", fields) for section, fields in values.items()]

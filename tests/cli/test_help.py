@@ -250,3 +250,13 @@ def test_what_was_typed_wrongly_is_named(typed: str, message: str, ovlabel: Run)
     said = ovlabel(*typed.split())
     assert said.code == 2
     assert message in said.err
+
+
+def test_presets_refuses_what_annotate_would_refuse(ovlabel: Run, tmp_path: Path) -> None:
+    assert "unknown vocabulary 'vco21'" in ovlabel("presets", "naclip", "--vocab", "vco21").refusal
+    own = tmp_path / "own.toml"
+    for field in ("foo = 1", 'sigma = "x"', "sigma = -5"):
+        own.write_text(f'title = "Own"\n[[stages]]\nuse = "neighbours"\n{field}\n')
+        said = ovlabel("presets", own)
+        assert said.code == 2
+        assert said.out == ""
