@@ -94,7 +94,7 @@ def test_the_front_page_has_one_test_command_where_the_checks_look_for_it() -> N
     command = rest.partition("```")[0].splitlines()
     assert len(command) == 1
     assert command[0].startswith("python3 ")
-    assert command[0].endswith("-m pytest")
+    assert command[0].endswith("-m pytest -n auto --dist loadfile")
 
 
 def test_the_front_page_leads_to_every_other_page_of_the_manual() -> None:
