@@ -196,7 +196,7 @@ def read_categories(path: Path, table: dict[str, Any]) -> Categories:
     entries, place_of, index_of = list[dict[str, Any]](), dict[str, int](), dict[Identity, int]()
     for entry in table["categories"]:
         key = id_of(entry, "id", "a category")
-        name = category_name(value_of(entry, "name", "the category"))
+        name = _name_of_category(entry)
         if name not in place_of:
             place_of[name] = len(entries)
             entries.append(entry)
@@ -216,6 +216,14 @@ def _say_merged(place_of: dict[str, int], index_of: dict[Identity, int]) -> None
     for name, index in place_of.items():
         if len(own := ids[index]) > 1:
             log.warning("%d categories are called '%s' (ids %s); they are one class", len(own), name, ", ".join(own))
+
+
+def _name_of_category(entry: dict[str, Any]) -> str:
+    """A category's name. Raises ValueError, which gives its id, where it has none that can be printed."""
+    try:
+        return category_name(value_of(entry, "name", "the category"))
+    except ValueError as error:
+        raise ValueError(str(error) if "name" not in entry else f"{named(entry, 'category')}: name: {error}") from None
 
 
 def category_name(name: Any) -> str:
@@ -249,10 +257,10 @@ def images_by_name(images: dict[Identity, dict[str, Any]]) -> dict[str, dict[str
     return found
 
 
-def name_of_image(image: dict[str, Any]) -> str:
+def name_of_image(image: dict[str, Any], what: str = "the image") -> str:
     """The path of an image without suffix. LVIS gives addresses in place of file names. Raises ValueError."""
-    written = image.get("file_name") or image.get("coco_url") or value_of(image, "file_name", "the image")
+    written = image.get("file_name") or image.get("coco_url") or value_of(image, "file_name", what)
     try:
         return image_name(written)
     except ValueError as error:
-        raise ValueError(f"{named(image, 'the image')}: file_name: {error}") from None
+        raise ValueError(f"{named(image, what)}: file_name: {error}") from None

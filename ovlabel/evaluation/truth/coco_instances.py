@@ -81,9 +81,12 @@ def _side(image: dict[str, Any], name: str) -> int:
     """Height or width of an image, pixels. Raises ValueError where the JSON does not say."""
     value = value_of(image, name, "the image")
     try:
-        return int(value)
+        side = int(value)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{named(image, 'the image')}: {name} is {shown(value)}, which is no number") from None
+        side = -1
+    if side < 0:
+        raise ValueError(f"{named(image, 'the image')}: {name} is {shown(value)}, which is no number of pixels")
+    return side
 
 
 def _area(entry: dict[str, Any]) -> float:

@@ -19,9 +19,9 @@ from ovlabel.evaluation.truth._coco_json import (
     MALFORMED,
     Categories,
     id_of,
-    image_name,
     images_by_name,
     list_of,
+    name_of_image,
     not_whole,
     read_categories,
     read_images,
@@ -68,7 +68,8 @@ def _masks(
     for entry in table["annotations"]:
         written = str(value_of(entry, "file_name", "annotation")).replace("\\", "/")
         image = images.get(id_of(entry, "image_id", "annotation")) if "image_id" in entry else None
-        name = image_name(entry["file_name"]) if image is None else name_of[id(image)]
+        own = name_of_image(entry, "annotation")
+        name = own if image is None else name_of[id(image)]
         if name in segments:
             raise ValueError(f"two annotations are of the image {shown(name)}")
         segments[name] = _classes_of_segments(entry, categories)
