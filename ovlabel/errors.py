@@ -82,7 +82,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     Args:
         kind: what is named, such as "preset".
         name: the unknown name.
-        known: the known names. The message gives up to four similar ones; without any, all if there are at most 12.
+        known: the known names. The message gives up to four similar ones, in upper or lower case; without any, all if
+            they are at most 12, or at most 30 that fit into a few lines.
 
     Example:
         >>> unknown("preset", "sclib", ["naclip", "sclip"])
@@ -90,11 +91,13 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
         >>> unknown("preset", "x", ["naclip", "sclip"])
         "unknown preset 'x'; there is naclip, sclip"
     """
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
+    names, cases = sorted(known), dict[str, list[str]]()
+    for entry in names:
+        cases.setdefault(entry.casefold(), []).append(entry)
+    near = [entry for key in difflib.get_close_matches(name.casefold(), cases, n=4, cutoff=0.5) for entry in cases[key]]
     if near:
-        return f"unknown {kind} '{name}'; did you mean {', '.join(near)}?"
-    if len(names) <= 12:
+        return f"unknown {kind} '{name}'; did you mean {', '.join(near[:4])}?"
+    if len(names) <= 12 or (len(names) <= 30 and sum(map(len, names)) <= 400):
         return f"unknown {kind} '{name}'; there is {', '.join(names) or 'none'}"
     shown = ", ".join(names[:10])
     return f"unknown {kind} '{name}'; there are {len(names)}: {shown}, …"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
-from ovlabel.errors import ConfigError
+from ovlabel.errors import ConfigError, short
 from ovlabel.formats._export import NO_LABEL, Export
 
 
@@ -16,7 +16,9 @@ def png_of(name: str) -> str:
     return f"{name}.png"
 
 
-def write_grey(export: Export, values: Sequence[int], no_label: int, file: Callable[[str], str]) -> None:
+def write_grey(
+    export: Export, values: Sequence[int], no_label: int, file: Callable[[str], str], most: int = 255
+) -> None:
     """Write one grey PNG an image; 8 bit, or 16 bit where a value needs it.
 
     Args:
@@ -24,14 +26,17 @@ def write_grey(export: Export, values: Sequence[int], no_label: int, file: Calla
         values: the value of every class, in label order.
         no_label: the value where a pixel has no label.
         file: the path of an image's file, from the image's name.
+        most: the greatest value that the format has, 255 or 65535.
 
     Raises:
-        ConfigError: a value is beyond 16 bits, or means "no label".
+        ConfigError: a value is beyond the format's, or means "no label"; the message names the class.
     """
-    if no_label in values or min(values) < 0 or max(values) > 65535:
-        raise ConfigError(
-            f"this vocabulary's ids can't be written: they must lie in 0 … 65535, and {no_label} means no label"
-        )
+    for entry, value in zip(export.classes, values, strict=True):
+        if value == no_label or not 0 <= value <= most:
+            raise ConfigError(
+                f"class '{short(entry.name)}', id {entry.id}, would be written as {value}; this format has 0 … {most}, "
+                f"and {no_label} means no label; --format png takes any vocabulary"
+            )
     table = np.full(NO_LABEL + 1, no_label, np.uint16)
     table[: len(values)] = values
     dtype = np.uint8 if max(no_label, *values) < 256 else np.uint16

@@ -14,4 +14,4 @@ RULES = Rules(png_of)
 def write(export: Export) -> None:
     """One PNG an image: 8 bit, or 16 bit where an id needs it."""
     ids = [c.id for c in export.classes]
-    write_grey(export, ids, 255 if 0 in ids else 0, png_of)
+    write_grey(export, ids, 255 if 0 in ids else 0, png_of, 65535)

@@ -318,7 +318,8 @@ def _entry(path: Path, index: int, table: Mapping[str, Any]) -> VocabularyClass:
         raise ConfigError(f"{path}, class {label}: name must be a string in quotes")
     for key in ("kind", "phrase", "group"):
         typed(f"{path}, class {label}", table, key, str, "")
-    typed(f"{path}, class {label}", table, "id", int, 0)
+    if typed(f"{path}, class {label}", table, "id", int, 0) < 0:
+        raise ConfigError(f"{path}, class {label}: id must be 0 or more, not {shown(table['id'])}")
     if table.get("kind", "thing") not in KINDS:
         raise ConfigError(f"{path}, class {label}: {unknown('kind', short(table['kind']), KINDS)}")
     values = dict(table)

@@ -152,7 +152,21 @@ def test_an_annotation_without_a_mask_does_not_count_where_only_instances_do(
         (lambda t: [a.pop("segmentation") for a in t["annotations"]], "2 annotations without segmentation"),
         (put("annotations", "category_id", 9), "annotation 11 is of the category 9"),
         (out("annotations", "category_id"), "annotation 11 has no category_id"),
-        (put("annotations", "area", "wide"), "could not convert string"),
+        (put("annotations", "area", "wide"), "annotation 11: area is 'wide', which is no number"),
+        (put("annotations", "area", [4]), r"annotation 11: area is \[4\]"),
+        (put("annotations", "area", 10**400), "annotation 11: area is an integer of"),
+        (put("annotations", "image_id", None), "annotation 11: image_id: None is no id"),
+        (put("annotations", "category_id", 1.5), "annotation 11: category_id: 1.5 is no id"),
+        (
+            put("annotations", "segmentation", [[0, 0, 0.5, 0, 0.5, 0.5, 0, 0.5]]),
+            "annotation 11: .*within 0 … 1, as 1 of 2",
+        ),
+        (put("images", "height", "tall"), "image 1: height is 'tall'"),
+        (put("images", "width", -3), "image 1: width is -3"),
+        (put("categories", "name", None), "category 1: name: None is no category's name"),
+        (put("images", "width", None), "image 1: width is None"),
+        (put("images", "file_name", 7), "image 1: file_name: 7 is no file's name"),
+        (lambda t: t.__setitem__("images", None), "it: images is None, where a list is wanted"),
         (out("images", "file_name"), "image 1 has no file_name"),
         (out("images", "height"), "image 1 has no height"),
         (put("images", "height", 0), "image 1 is 0 × 6"),
@@ -178,13 +192,39 @@ def test_what_makes_no_sense_is_refused_by_name(tmp_path: Path, change: Change, 
         ([[-9, -9, -3, -9, -3, -3]], "outside the image"),
         ([1, 1, 3, 1, 3, 3], "write its polygons as"),
         ("PPYo0", "neither polygons nor run lengths"),
-        ({"counts": [18, 0, 6]}, "its runs hold no pixel"),
+        ([[-9, -9, 0, -9, 0, 9, -9, 9]], "outside the image"),
+        ({"counts": [18, 0, 6]}, r"its runs hold no pixel; it has no size, so the image's \[4, 6\] is taken"),
+        ({"counts": [18, 0, 6], "size": [4, 6]}, "segmentation: its runs hold no pixel"),
+        ({"counts": [18, 7]}, "they add up to 25 pixels of 24"),
+        ({"counts": [18, -1, 7]}, "-1 is no length"),
+        ({"counts": 24}, "counts is 24, where a list or a text is wanted"),
+        ({"counts": [18, 6], "size": 24}, "its runs are for 24 pixels"),
+        ([[float("nan"), 1, 3, 1, 3, 3]], "segmentation: an outline holds nan, which is no coordinate"),
+        ([[1, 1, float("inf"), 1, 3, 3]], "an outline holds inf"),
+        ([[1, 1, "x", 1, 3, 3]], "an outline holds 'x'"),
+        ([[1, 1, 3, 1, 3, 3, 1]], "an outline of 7 numbers; write x, y"),
+        ([[[1, 1, 0], [3, 1, 0], [3, 3, 0], [1, 3, 0]]], "an outline of 12 numbers; write x, y"),
+        ([[1, 1, 9e6, 1, 3, 3]], "an outline is longer than any in a photograph"),
     ],
 )
 def test_a_mask_that_misses_its_image_is_refused_by_name(tmp_path: Path, shape: Any, words: str) -> None:
     truth = instances(tmp_path, lambda t: t["annotations"].__setitem__(0, SQUARE_OF | {"segmentation": shape}))
     with pytest.raises(TruthError, match=f"annotation 11: .*{words}"):
         truth.read("a")
+
+
+def test_what_lies_outside_the_image_is_cut_off(tmp_path: Path) -> None:
+    shape = [[-50, -50, 500, -50, 500, 2, -50, 2]]
+    truth = instances(tmp_path, put("annotations", "segmentation", shape))
+    np.testing.assert_array_equal(truth.read("a"), [[1] * 6, [1] * 6, [0] * 6, [0] * 6])
+
+
+def test_an_object_that_says_that_it_is_smaller_than_a_pixel_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = {"area": 0.25, "segmentation": [[0, 0, 0.5, 0, 0.5, 0.5, 0, 0.5]]}
+    instances(tmp_path, lambda table: table["annotations"][0].update(small)).read("a")
+    assert "annotation 11 lies within 0 … 1, as 1 of 2 do" in caplog.text
 
 
 SQUARE_OF = {"id": 11, "image_id": 1, "category_id": 1}
@@ -278,6 +318,13 @@ def test_panoptic_pngs_that_are_missing_are_counted(tmp_path: Path, caplog: pyte
             "no pixel of segment 9",
         ),
         (both("annotations", "file_name", "z.png"), "none of the PNGs"),
+        (put("annotations", "segments_info", None), "annotation of 'a.png': segments_info is None, where a list"),
+        (put("annotations", "segments_info", [None]), "annotation of 'a.png': segment is None"),
+        (put("annotations", "segments_info", [{"id": "x", "category_id": 1}]), "id of a segment is 'x'"),
+        (put("annotations", "image_id", None), "image_id: None is no id"),
+        (put("annotations", "file_name", ["x"]), "annotation: file_name: .* is no file's name"),
+        (put("images", "file_name", "b.png"), r"an image twice, but for the suffix: 'b.jpg' \(ids 1 and 2\)"),
+        (lambda t: t["images"].append({"id": 9, "file_name": "a.jpg"}), r"an image twice.*\(ids 1 and 9\)"),
     ],
 )
 def test_panoptic_segments_that_make_no_sense_are_refused(tmp_path: Path, change: Change, words: str) -> None:

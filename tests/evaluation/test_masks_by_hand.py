@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,23 @@ def read(place: Path, name: str = "a", convention: str = "raw") -> np.ndarray:
 def test_suffixes_count_in_any_case(tmp_path: Path, suffix: str) -> None:
     save(tmp_path / f"a.{suffix}")
     np.testing.assert_array_equal(read(tmp_path), IDS)
+
+
+def test_a_mask_may_have_as_many_pixels_as_a_photograph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2)  # Pillow refuses above twice its own limit
+    np.testing.assert_array_equal(read(tmp_path), IDS)
+    assert Image.MAX_IMAGE_PIXELS == 2
+
+
+def test_a_mask_of_more_pixels_than_a_photograph_is_refused(tmp_path: Path) -> None:
+    header = np.zeros((1, 1), np.uint8)
+    content = bytearray(save(tmp_path / "a.png", header).read_bytes())
+    content[16:24] = (2**14).to_bytes(4, "big") + (2**14 + 1).to_bytes(4, "big")
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(TruthError, match="masks and photographs have at most 268435456 pixels"):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["<u2", ">u2", "<i4", "<i2", "<f4"])

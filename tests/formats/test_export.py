@@ -143,6 +143,29 @@ def test_what_is_written_in_a_layout_is_read_back_in_it(
         np.testing.assert_array_equal(truth.read(name), np.where(values % 2, IGNORED, values))
 
 
+@pytest.mark.parametrize(
+    ("form", "ids", "words"),
+    [
+        ("coco-stuff", [1, 0], "class 'b', id 0, would be written as -1; this format has 0 … 255, and 255 means no"),
+        ("coco-stuff", [1, 256], "class 'b', id 256, would be written as 255"),
+        ("coco-stuff", [1, 300], "class 'b', id 300, would be written as 299; this format has 0 … 255"),
+        ("cityscapes", [1, 0], "class 'b', id 0, would be written as 0; this format has 0 … 255, and 0 means no label"),
+        ("cityscapes", [300, 1], "class 'a', id 300, would be written as 300; this format has 0 … 255"),
+        ("ids", [1, -1], "class 'b', id -1, would be written as -1; this format has 0 … 65535, and 0 means no label"),
+        ("ids", [0, 255], "class 'b', id 255, would be written as 255; this format has 0 … 65535, and 255 means no"),
+        ("ids", [1, 65536], "class 'b', id 65536"),
+    ],
+)
+def test_an_id_that_a_format_does_not_have_is_refused_by_the_name_of_its_class(
+    form: str, ids: list[int], words: str, tmp_path: Path
+) -> None:
+    store = annotated(tmp_path, {"a.png": np.array([[0, 1]])}, ("a", "b"))
+    classes = tuple(replace(own, id=number) for own, number in zip(store.classes, ids, strict=True))
+    store.manifest = replace(store.manifest, classes=classes)
+    with pytest.raises(ConfigError, match=words):
+        export(store, tmp_path / "out", form)
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools on numpy 2
 @pytest.mark.parametrize("form", ["coco-instances", "coco-polygons"])
 def test_instances_are_read_by_pycocotools(

@@ -506,6 +506,7 @@ def test_content_does_not_change_with_titles_and_paths(tmp_path: Path) -> None:
         ('background = "sky"\n[[class]]\nname = "cat"\n', r"write the background as a table"),
         ('titel = "x"\n[[class]]\nname = "cat"\n', r"unknown key 'titel'; did you mean title"),
         ('[[class]]\nname = "cat"\nphrase = 5\n', r"class cat: phrase must be a string in quotes, not 5"),
+        ('[[class]]\nname = "cat"\nid = -1\n', r"class cat: id must be 0 or more, not -1"),
         ('[[class]]\nname = "cat"\nid = "x"\n', r"class cat: id must be a whole number, not 'x'"),
         ('[[class]]\nname = "cat"\nthreshold = true\n', r"class cat: threshold must be between 0 and 1"),
         ('[[class]]\nname = "cat"\ncolour = [true, 1, 1]\n', r"class cat: colour must be"),

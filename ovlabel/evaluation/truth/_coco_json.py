@@ -103,8 +103,30 @@ def value_of(entry: Any, name: str, what: str) -> Any:
     if not isinstance(entry, dict):
         raise ValueError(f"{what} is {shown(entry)}")
     if name not in entry:
-        raise ValueError(f"{what}{' ' + shown(entry['id']) if 'id' in entry else ''} has no {name}")
+        raise ValueError(f"{named(entry, what)} has no {name}")
     return entry[name]
+
+
+def named(entry: dict[str, Any], what: str) -> str:
+    """What an entry is, with its id where it has one, for a message."""
+    return f"{what} {shown(entry['id'])}" if "id" in entry else what
+
+
+def list_of(entry: Any, name: str, what: str) -> list[Any]:
+    """A list of an entry. Raises ValueError, which says what the entry is, where there is none."""
+    value = value_of(entry, name, what)
+    if not isinstance(value, list):
+        raise ValueError(f"{named(entry, what)}: {name} is {shown(value)}, where a list is wanted")
+    return value
+
+
+def id_of(entry: Any, name: str, what: str) -> Identity:
+    """An id that an entry holds. Raises ValueError, which says what the entry is, where there is none."""
+    value = value_of(entry, name, what)
+    try:
+        return identity(value)
+    except ValueError as error:
+        raise ValueError(f"{what if name == 'id' else named(entry, what)}: {name}: {error}") from None
 
 
 def identity(value: Any) -> Identity:
@@ -157,7 +179,7 @@ class Categories:
 
     def index(self, entry: Any, what: str) -> int:
         """The class of an annotation or segment. Raises ValueError where its category is not in the JSON."""
-        category = identity(value_of(entry, "category_id", what))
+        category = id_of(entry, "category_id", what)
         if category not in self.index_of:
             known = f"{shown(entry.get('id', ''))} is of the category {shown(category)}"
             raise ValueError(f"{what} {known}, which is not among the categories")
@@ -173,8 +195,8 @@ def read_categories(path: Path, table: dict[str, Any]) -> Categories:
     """
     entries, place_of, index_of = list[dict[str, Any]](), dict[str, int](), dict[Identity, int]()
     for entry in table["categories"]:
-        key = identity(value_of(entry, "id", "a category"))
-        name = category_name(value_of(entry, "name", "the category"))
+        key = id_of(entry, "id", "a category")
+        name = _name_of_category(entry)
         if name not in place_of:
             place_of[name] = len(entries)
             entries.append(entry)
@@ -196,6 +218,14 @@ def _say_merged(place_of: dict[str, int], index_of: dict[Identity, int]) -> None
             log.warning("%d categories are called '%s' (ids %s); they are one class", len(own), name, ", ".join(own))
 
 
+def _name_of_category(entry: dict[str, Any]) -> str:
+    """A category's name. Raises ValueError, which gives its id, where it has none that can be printed."""
+    try:
+        return category_name(value_of(entry, "name", "the category"))
+    except ValueError as error:
+        raise ValueError(str(error) if "name" not in entry else f"{named(entry, 'category')}: name: {error}") from None
+
+
 def category_name(name: Any) -> str:
     """A category's name, which reports print. Raises ValueError for one that can't be printed on a line."""
     if not isinstance(name, str | int) or len(str(name)) > 200 or not str(name).isprintable() or not str(name).strip():
@@ -206,14 +236,31 @@ def category_name(name: Any) -> str:
 def read_images(table: dict[str, Any]) -> dict[Identity, dict[str, Any]]:
     """The entries of the images by their ids. Raises ValueError where one is not as it must be, or two have one id."""
     images = dict[Identity, dict[str, Any]]()
-    for entry in value_of(table, "images", "it"):
-        key = identity(value_of(entry, "id", "an image"))
+    for entry in list_of(table, "images", "it"):
+        key = id_of(entry, "id", "an image")
         if images.setdefault(key, entry) != entry:
             names = " and ".join(shown(image.get("file_name")) for image in (images[key], entry))
             raise ValueError(f"two images have the id {shown(key)}: {names}")
     return images
 
 
-def name_of_image(image: dict[str, Any]) -> str:
+def images_by_name(images: dict[Identity, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The images by their paths without suffix. Raises ValueError where two have one path, or one has none."""
+    found: dict[str, dict[str, Any]] = {}
+    for image in images.values():
+        first = found.setdefault(name_of_image(image), image)
+        if first is not image:
+            ids = f"{shown(first['id'])} and {shown(image['id'])}"
+            raise ValueError(
+                f"it names an image twice, but for the suffix: {shown(image.get('file_name'))} (ids {ids})"
+            )
+    return found
+
+
+def name_of_image(image: dict[str, Any], what: str = "the image") -> str:
     """The path of an image without suffix. LVIS gives addresses in place of file names. Raises ValueError."""
-    return image_name(image.get("file_name") or image.get("coco_url") or value_of(image, "file_name", "the image"))
+    written = image.get("file_name") or image.get("coco_url") or value_of(image, "file_name", what)
+    try:
+        return image_name(written)
+    except ValueError as error:
+        raise ValueError(f"{named(image, what)}: file_name: {error}") from None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ovlabel.errors import short
+from ovlabel.errors import shown
 
 _OUTLINE = 2_000_000  # pixels that a polygon may be long: pycocotools takes 80 bytes for each
 
@@ -49,14 +49,24 @@ def draw(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
         return _fill(segmentation, size)
     if not isinstance(segmentation, dict):
         raise ValueError("its segmentation is neither polygons nor run lengths")
-    runs, claimed = segmentation["counts"], segmentation.get("size", size)
-    runs = _unpack(runs.encode()) if isinstance(runs, str) else runs
-    if list(claimed) != list(size):
-        raise ValueError(f"its runs are for {short(claimed)} pixels, the image has {list(size)}")
-    if not all(type(run) is int and run >= 0 for run in runs) or sum(runs) != size[0] * size[1]:
-        raise ValueError("its runs are not as long as the image")
+    runs = _runs(segmentation["counts"])
+    if (claimed := segmentation.get("size", list(size))) != list(size):
+        raise ValueError(f"segmentation: its runs are for {shown(claimed)} pixels, the image has {list(size)}")
+    if sum(runs) != size[0] * size[1]:
+        count = f"they add up to {shown(sum(runs))} pixels of {size[0] * size[1]}"
+        raise ValueError(f"segmentation: its runs are not as long as the image: {count}")
     inside = np.arange(len(runs)) % 2 == 1
     return np.repeat(inside, runs).reshape(size[1], size[0]).T  # runs go column by column
+
+
+def _runs(counts: Any) -> list[int]:
+    """Run lengths from `counts`, compressed or not. Raises ValueError where they are none."""
+    runs = _unpack(counts.encode()) if isinstance(counts, str) else counts
+    if not isinstance(runs, list):
+        raise ValueError(f"segmentation: counts is {shown(runs)}, where a list or a text is wanted")
+    if strange := [run for run in runs if type(run) is not int or run < 0]:
+        raise ValueError(f"segmentation: its runs are not as long as the image: {shown(strange[0])} is no length")
+    return runs
 
 
 def _encloses(outline: list[Any]) -> bool:
@@ -72,10 +82,10 @@ def _fill(polygons: list[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
         raise ValueError("write its polygons as [[x, y, x, y, …], …]")
     outlines = []
     for polygon in polygons:
-        points = np.array(polygon, np.float64).reshape(-1, 2)
-        near = bool((np.abs(points) <= _OUTLINE).all())  # False for NaN too
+        points = _points(polygon)
+        near = bool((np.abs(points) <= _OUTLINE).all())
         if not near or np.abs(np.diff(points, axis=0, append=points[:1])).sum() > _OUTLINE:
-            raise ValueError("an outline is longer than any in a photograph")
+            raise ValueError("segmentation: an outline is longer than any in a photograph")
         if len(points) >= 3:
             outlines.append(points)
     if not outlines or not size[0] * size[1]:
@@ -84,6 +94,21 @@ def _fill(polygons: list[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
         raise ValueError(f"its outlines lie outside the image, which is {size[0]} × {size[1]} pixels")
     runs = coco_mask.frPyObjects([points.ravel().tolist() for points in outlines], *size)
     return np.asarray(coco_mask.decode(coco_mask.merge(runs)).astype(bool))
+
+
+def _points(outline: list[Any]) -> NDArray[np.float64]:
+    """The points of an outline, N × 2. Raises ValueError where it holds what is no coordinate."""
+    try:
+        points = np.array(outline, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        flat = [value for point in outline for value in (point if isinstance(point, list) else [point])]
+        strange = next((value for value in flat if not isinstance(value, int | float)), outline)
+        raise ValueError(f"segmentation: an outline holds {shown(strange)}, which is no coordinate") from None
+    if not np.isfinite(points).all():
+        raise ValueError(f"segmentation: an outline holds {points[~np.isfinite(points)][0]}, which is no coordinate")
+    if points.size % 2 or (points.ndim > 1 and points.shape[1:] != (2,)):
+        raise ValueError(f"segmentation: an outline of {points.size} numbers; write x, y, x, y, …")
+    return points.reshape(-1, 2)
 
 
 def _unpack(text: bytes) -> list[int]:

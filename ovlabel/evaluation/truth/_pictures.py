@@ -9,23 +9,24 @@ from pathlib import Path
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from ovlabel.files import open_regular
+from ovlabel.pictures.limits import MAX_PIXELS, limits
 
-_PIXELS = 2**28  # of one mask, at most
 _FORMATS = ("PNG", "TIFF", "BMP", "GIF")  # whatever the suffix is: for other formats (EPS) Pillow starts programs
+_MOST = f"masks and photographs have at most {MAX_PIXELS} pixels"
 _JPEG = b"\xff\xd8\xff"
 _SUBFILE, _PHOTOMETRIC, _BITS = 254, 262, 258  # tags of TIFF
 
 
 @contextmanager
 def open_picture(path: Path) -> Iterator[Image.Image]:
-    """Open a mask that is a regular file, in a known format, of one frame, and of at most 2²⁸ pixels.
+    """Open a mask: a regular file in a known format, of one frame, of no more pixels than a photograph may have.
 
     Raises:
         ValueError: the file is no picture in these formats, too large, or one of which it is not clear what its values
             are.
         OSError: the file can't be opened, or is no regular file.
     """
-    with open_regular(path) as file:
+    with open_regular(path) as file, limits:
         if file.read(3) == _JPEG:
             raise ValueError("it is a JPEG, which changes values; masks are PNG, TIFF, BMP or GIF")
         file.seek(0)
@@ -33,6 +34,8 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
             picture = Image.open(file, formats=_FORMATS)
         except UnidentifiedImageError:
             raise ValueError("it is no picture in a format that can be read") from None
+        except Image.DecompressionBombError:
+            raise ValueError(f"it is too large; {_MOST}") from None
         with picture:
             check_size(picture.height, picture.width)
             _check_frames(picture)
@@ -61,5 +64,5 @@ def _check_white(picture: TiffImagePlugin.TiffImageFile) -> None:
 
 def check_size(height: int, width: int) -> None:
     """Refuse a mask of more pixels than any photograph has, before memory is set aside for it. Raises ValueError."""
-    if height < 0 or width < 0 or height * width > _PIXELS:
-        raise ValueError(f"it is {height} × {width} pixels; {_PIXELS} are the most")
+    if height < 0 or width < 0 or height * width > MAX_PIXELS:
+        raise ValueError(f"it is {height} × {width} pixels; {_MOST}")

@@ -19,8 +19,10 @@ from ovlabel.evaluation.truth._coco_json import (
     MALFORMED,
     Categories,
     Identity,
+    id_of,
     identity,
-    name_of_image,
+    images_by_name,
+    named,
     not_whole,
     read_categories,
     read_images,
@@ -68,16 +70,31 @@ class _Instances:
 
 def _size(image: dict[str, Any]) -> tuple[int, int]:
     """Height and width of an image, pixels. Raises ValueError where the JSON does not say."""
-    height, width = (int(value_of(image, name, "the image")) for name in ("height", "width"))
+    height, width = (_side(image, name) for name in ("height", "width"))
     check_size(height, width)
     if not height * width:
         raise ValueError(f"the image {shown(image['id'])} is {height} × {width} pixels")
     return height, width
 
 
+def _side(image: dict[str, Any], name: str) -> int:
+    """Height or width of an image, pixels. Raises ValueError where the JSON does not say."""
+    value = value_of(image, name, "the image")
+    try:
+        side = int(value)
+    except (TypeError, ValueError, OverflowError):
+        side = -1
+    if side < 0:
+        raise ValueError(f"{named(image, 'the image')}: {name} is {shown(value)}, which is no number of pixels")
+    return side
+
+
 def _area(entry: dict[str, Any]) -> float:
     """The area that an annotation claims, pixels; 0 where it claims none. Raises ValueError for what is no number."""
-    area = float(entry.get("area") or 0)
+    try:
+        area = float(entry.get("area") or 0)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{named(entry, 'annotation')}: area is {shown(entry['area'])}, which is no number") from None
     return area if math.isfinite(area) and area > 0 else 0.0
 
 
@@ -91,7 +108,10 @@ def _drawn(entry: dict[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]:
     try:
         drawn = draw(entry["segmentation"], size)
         if isinstance(entry["segmentation"], dict) and not drawn.any() and not _may_be_empty(entry):
-            raise ValueError("its runs hold no pixel")
+            size_of = (
+                "" if "size" in entry["segmentation"] else f"; it has no size, so the image's {list(size)} is taken"
+            )
+            raise ValueError(f"segmentation: its runs hold no pixel{size_of}")
         return drawn
     except Exception as error:  # pycocotools raises errors of many kinds on a shape of another form
         reason = short(error, REASON) if type(error) is ValueError else f"{type(error).__name__} {short(error)}"
@@ -127,7 +147,7 @@ def _annotations(
     found: dict[Identity, list[dict[str, Any]]] = {key: [] for key in images}
     strays: list[dict[str, Any]] = []
     for entry in table["annotations"]:
-        own = found.get(identity(value_of(entry, "image_id", "annotation")))
+        own = found.get(id_of(entry, "image_id", "annotation"))
         (strays if own is None else own).append(entry)
         categories.index(entry, "annotation")
         _area(entry)
@@ -155,24 +175,34 @@ def _with_shapes(annotations: dict[Identity, list[dict[str, Any]]], only: bool) 
         if not only:
             raise ValueError(f"{first}; the objects would be background, so take these annotations or their images out")
         log.warning("%s; the objects do not count", first)
-    if every and all(in_fractions(entry.get("segmentation")) for entry in every):
-        raise ValueError("all its polygons lie within 0 … 1; COCO's are in pixels")
+    _check_pixels(every)
     without = {id(entry) for entry in empty}
     return {key: [entry for entry in own if id(entry) not in without] for key, own in annotations.items()}
 
 
+def _check_pixels(entries: list[dict[str, Any]]) -> None:
+    """Log how many polygons lie within one pixel, where the areas say so too.
+
+    Raises:
+        ValueError: polygons lie within 0 … 1 and the area does not say that they are as small, or all polygons do.
+    """
+    small = [entry for entry in entries if in_fractions(entry.get("segmentation"))]
+    if small and len(small) == len(entries):
+        raise ValueError("all its polygons lie within 0 … 1; COCO's are in pixels")
+    for entry in small:
+        if not 0 < _area(entry) <= 1:
+            first = f"{named(entry, 'annotation')}: segmentation: its polygons lie within 0 … 1"
+            raise ValueError(f"{first}, as {len(small)} of {len(entries)} do; COCO's are in pixels")
+    if small:
+        first = f"{named(small[0], 'annotation')} lies within 0 … 1"
+        log.warning("%s, as %d of %d do; COCO's polygons are in pixels", first, len(small), len(entries))
+
+
 def _by_name(images: dict[Identity, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The images by their paths without suffix. Raises ValueError where two have one path, or one is not whole."""
-    found: dict[str, dict[str, Any]] = {}
     for image in images.values():
         _size(image)
-        first = found.setdefault(name_of_image(image), image)
-        if first is not image:
-            ids = f"{shown(first['id'])} and {shown(image['id'])}"
-            raise ValueError(
-                f"it names an image twice, but for the suffix: {shown(image.get('file_name'))} (ids {ids})"
-            )
-    return found
+    return images_by_name(images)
 
 
 def _classes(names: list[str]) -> tuple[TruthClass, tuple[TruthClass, ...]]:

@@ -18,8 +18,9 @@ from ovlabel.errors import TruthError, short, shown
 from ovlabel.evaluation.truth._coco_json import (
     MALFORMED,
     Categories,
-    identity,
-    image_name,
+    id_of,
+    images_by_name,
+    list_of,
     name_of_image,
     not_whole,
     read_categories,
@@ -61,12 +62,14 @@ def _masks(
         ValueError: an annotation is not as it must be, or two are of one image; other errors of MALFORMED too.
     """
     images = read_images(table) if "images" in table else {}
+    name_of = {id(image): name for name, image in images_by_name(images).items()}
     folders = [path.with_suffix(""), path.parent]
     files, segments, absent = dict[str, Path](), dict[str, dict[int, int]](), list[str]()
     for entry in table["annotations"]:
         written = str(value_of(entry, "file_name", "annotation")).replace("\\", "/")
-        image = images.get(identity(entry["image_id"])) if "image_id" in entry else None
-        name = image_name(entry["file_name"]) if image is None else name_of_image(image)
+        image = images.get(id_of(entry, "image_id", "annotation")) if "image_id" in entry else None
+        own = name_of_image(entry, "annotation")
+        name = own if image is None else name_of[id(image)]
         if name in segments:
             raise ValueError(f"two annotations are of the image {shown(name)}")
         segments[name] = _classes_of_segments(entry, categories)
@@ -86,9 +89,13 @@ def _masks(
 def _classes_of_segments(entry: dict[str, Any], categories: Categories) -> dict[int, int]:
     """The class index of every segment's id of an annotation. Raises ValueError; other errors of MALFORMED too."""
     found: dict[int, int] = {}
-    for segment in value_of(entry, "segments_info", "annotation"):
-        index = categories.index(segment, "segment")
-        if found.setdefault(key := int(identity(value_of(segment, "id", "segment"))), index) != index:
+    place = f"annotation of {shown(entry['file_name'])}"
+    for segment in list_of(entry, "segments_info", place):
+        index = categories.index(segment, f"{place}: segment")
+        key = id_of(segment, "id", f"{place}: segment")
+        if not isinstance(key, int):
+            raise ValueError(f"{place}: the id of a segment is {shown(key)}, where a whole number is wanted")
+        if found.setdefault(key, index) != index:
             raise ValueError(f"segment {key} of {shown(entry['file_name'])} is of two categories")
     return found
 
