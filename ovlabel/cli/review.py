@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 def review(
     store: StorePath,
     decisions: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FILE]...", help="Files that the pages of 'report' have saved.")
+        list[Path] | None, typer.Argument(metavar="FILE", help="Files that the pages of 'report' have saved.")
     ] = None,
     max_reject: Annotated[
         float | None,
